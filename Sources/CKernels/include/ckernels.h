@@ -1,0 +1,172 @@
+// Compute kernels for CPUs, behind one table of functions per instruction set.
+//
+// Every table gives the same bits for the same input, except where a table packs weights or encodes
+// activations in a way of its own (none does today; a later AMX table will). Two rules make that hold:
+// a sum over the reduction has one order, fixed by the shape alone, and all other work is element-wise.
+// So a row's result depends neither on the rows computed beside it, nor on tiling, nor on threads.
+
+#ifndef CKERNELS_H
+#define CKERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ckernels_threads.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/// Element types of weights as they are stored in model files (block formats as GGUF defines them).
+enum {
+    CK_F32 = 0,
+    CK_F16 = 1,
+    CK_BF16 = 2,
+    CK_Q4_0 = 3,
+    CK_Q4_1 = 4,
+    CK_Q8_0 = 5,
+    CK_Q4_K = 6,
+    CK_Q5_K = 7,
+    CK_Q6_K = 8,
+    CK_TYPE_COUNT = 9,
+};
+
+/// Output rows packed side by side: the lanes of one vector.
+#define CK_GROUP_ROWS 16
+/// Activation rows encoded side by side: the unit of work over rows.
+#define CK_TILE_ROWS 8
+/// Columns that share one activation scale.
+#define CK_BLOCK_COLUMNS 32
+/// Positions whose softmax is computed in one go; longer contexts merge segments in ascending order.
+#define CK_SEGMENT_POSITIONS 1024
+/// Largest head dimension `attend` takes.
+#define CK_HEAD_DIM_MAX 1024
+
+/// Ways to encode activations, as bits of a set: which of them a matrix needs is `encoding_of`'s answer.
+enum {
+    CK_ENCODING_FLOAT = 1,
+    CK_ENCODING_INT16 = 2,
+};
+
+/// Activations of `rows` rows × `columns` columns, cut into tiles of `CK_TILE_ROWS` rows (the last may hold
+/// fewer). Tile t starts at element t·CK_TILE_ROWS·columns; n is the number of rows in the tile.
+typedef struct {
+    /// CK_ENCODING_FLOAT: [tile][column][n].
+    float *floats;
+    /// CK_ENCODING_INT16: [tile][block of 32][n][32]; x ≈ scale · code.
+    int16_t *codes;
+    /// [tile][block][n]: the block's scale, max|x| / 32767. NaN when the block holds an infinity or a NaN.
+    float *scales;
+    /// [tile][block][n]: scale · Σ code, what an affine weight block's offset is multiplied by.
+    float *sums;
+    int64_t rows;
+    int64_t columns;
+} ck_activations;
+
+/// One piece of a matrix product: out[r][n] = Σk x[r][k]·w[n][k] (+ bias[n]) (+ out[r][n] if adding).
+typedef struct {
+    /// Packed by the same table's `pack`, group 0 first.
+    const void *weights;
+    int32_t type;
+    /// Add to what `out` holds.
+    bool adding;
+    /// Rows of the matrix (without padding) and columns of it.
+    int64_t outputs;
+    int64_t columns;
+    /// Groups of 16 outputs to compute.
+    int64_t group_begin;
+    int64_t group_end;
+    const ck_activations *x;
+    /// Tiles of activation rows to compute.
+    int64_t tile_begin;
+    int64_t tile_end;
+    /// Row 0, output 0; stride in floats.
+    float *out;
+    int64_t out_stride;
+    /// One per output, or null.
+    const float *bias;
+} ck_matmul;
+
+/// Attention of one key/value head for a run of consecutive positions of one sequence.
+///
+/// Keys lie transposed in a page, [headDim][pageTokens], so that lanes are positions; values lie
+/// [pageTokens][headDim], so that lanes are dimensions.
+typedef struct {
+    /// Page i holds positions i·page_tokens ….
+    void *const *pages;
+    /// From a page's base to this head's keys and values, in bytes.
+    int64_t key_offset;
+    int64_t value_offset;
+    int64_t page_tokens;
+    int64_t head_dim;
+    /// CK_F32, CK_F16 or CK_BF16.
+    int32_t type;
+    /// Query heads that share this key/value head.
+    int32_t group;
+    float scale;
+    /// Absolute position of query row 0, and the rows to compute.
+    int64_t first_position;
+    int64_t row_begin;
+    int64_t row_end;
+    /// Row 0, first head of the group; strides in floats; head h of the group is at h·head_dim.
+    const float *queries;
+    int64_t query_stride;
+    float *out;
+    int64_t out_stride;
+} ck_attention;
+
+/// One instruction set's kernels.
+typedef struct {
+    const char *name;
+
+    /// The encoding a matrix of this type multiplies, or 0 if the table has no kernel for it.
+    int32_t (*encoding_of)(int32_t type);
+    /// Bytes of one packed group of 16 rows (a multiple of 64).
+    int64_t (*group_bytes)(int32_t type, int64_t columns);
+    /// Packs `rows` (1…16) consecutive rows, `row_bytes` apart, into one group; missing rows become zeros.
+    void (*pack_group)(
+        int32_t type, const uint8_t *rows_bytes, int64_t row_bytes, int64_t rows, int64_t columns, uint8_t *group);
+    /// Encodes one tile from `count` (1…8) rows `stride` floats apart.
+    void (*encode_tile)(
+        const ck_activations *x, int32_t encodings, int64_t tile, const float *rows, int64_t stride);
+    void (*matmul)(const ck_matmul *job);
+
+    void (*attend)(const ck_attention *job);
+
+    void (*dequantise_row)(int32_t type, const uint8_t *row, int64_t columns, float *out);
+    void (*to_float)(int32_t type, const void *source, int64_t count, float *out);
+    void (*from_float)(int32_t type, const float *source, int64_t count, void *out);
+    /// Writes one position's keys of one head into its column of a transposed plane.
+    void (*store_keys)(int32_t type, const float *keys, int64_t head_dim, int64_t page_tokens, void *column);
+
+    void (*rms_norm)(const float *x, const float *weight, int64_t count, float epsilon, float *out);
+    void (*add)(const float *x, float *sum, int64_t count);
+    void (*silu_multiply)(const float *gate, const float *up, int64_t count, float *out);
+    void (*rope)(
+        float *x, int64_t heads, int64_t head_dim, int64_t rotary_dim, bool interleaved, const float *cosines,
+        const float *sines);
+
+    float (*maximum)(const float *x, int64_t count);
+    int64_t (*argmax)(const float *x, int64_t count);
+    /// Σ exp((x − maximum) · factor); writes the terms when `out` is not null.
+    float (*exp_sum)(const float *x, int64_t count, float maximum, float factor, float *out);
+    void (*scale)(float *x, int64_t count, float factor);
+} ck_table;
+
+/// The instruction sets, in ascending order of preference.
+enum {
+    CK_ISA_PORTABLE = 0,
+    CK_ISA_AVX2 = 1,
+    CK_ISA_AVX512 = 2,
+    CK_ISA_COUNT = 3,
+};
+
+/// The table of an instruction set, or null if this CPU, its operating system or this build lacks it.
+const ck_table *ck_table_for(int32_t isa);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

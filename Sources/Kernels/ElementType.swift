@@ -1,0 +1,91 @@
+import CKernels
+
+/// How a model file stores a tensor's elements: plain floats, or GGUF's blocks of quantised ones.
+///
+/// Raw values are this project's; a file format maps its own numbers to them.
+package enum ElementType: UInt8, Sendable, CaseIterable {
+    case f32, f16, bf16
+    case q4_0, q4_1, q8_0
+    case q4_K, q5_K, q6_K
+
+    package var name: String {
+        switch self {
+        case .f32: "F32"
+        case .f16: "F16"
+        case .bf16: "BF16"
+        case .q4_0: "Q4_0"
+        case .q4_1: "Q4_1"
+        case .q8_0: "Q8_0"
+        case .q4_K: "Q4_K"
+        case .q5_K: "Q5_K"
+        case .q6_K: "Q6_K"
+        }
+    }
+
+    /// Columns per block; a row is a whole number of blocks.
+    package var blockElements: Int {
+        switch self {
+        case .f32, .f16, .bf16: 1
+        case .q4_0, .q4_1, .q8_0: 32
+        case .q4_K, .q5_K, .q6_K: 256
+        }
+    }
+
+    package var blockBytes: Int {
+        switch self {
+        case .f32: 4
+        case .f16, .bf16: 2
+        case .q4_0: 18
+        case .q4_1: 20
+        case .q8_0: 34
+        case .q4_K: 144
+        case .q5_K: 176
+        case .q6_K: 210
+        }
+    }
+
+    package var isQuantised: Bool { blockElements > 1 }
+
+    /// Bytes of one row.
+    package func rowBytes(columns: Int) throws(KernelError) -> Int {
+        guard columns > 0, columns % blockElements == 0 else {
+            throw .badShape("columns: \(name) needs a positive multiple of \(blockElements), got \(columns)")
+        }
+        let (bytes, overflow) = (columns / blockElements).multipliedReportingOverflow(by: blockBytes)
+        guard !overflow else { throw .badShape("columns: \(columns) columns of \(name) overflow the address space") }
+        return bytes
+    }
+
+    var code: Int32 {
+        switch self {
+        case .f32: Int32(CK_F32)
+        case .f16: Int32(CK_F16)
+        case .bf16: Int32(CK_BF16)
+        case .q4_0: Int32(CK_Q4_0)
+        case .q4_1: Int32(CK_Q4_1)
+        case .q8_0: Int32(CK_Q8_0)
+        case .q4_K: Int32(CK_Q4_K)
+        case .q5_K: Int32(CK_Q5_K)
+        case .q6_K: Int32(CK_Q6_K)
+        }
+    }
+}
+
+/// How keys and values are stored in pages.
+package enum CacheType: UInt8, Sendable, CaseIterable {
+    case f32, f16, bf16
+
+    package var bytes: Int { self == .f32 ? 4 : 2 }
+
+    package var name: String { elementType.name.lowercased() }
+
+    var elementType: ElementType {
+        switch self {
+        case .f32: .f32
+        case .f16: .f16
+        case .bf16: .bf16
+        }
+    }
+
+    var code: Int32 { elementType.code }
+}
