@@ -1,0 +1,111 @@
+package import OrderedJSON
+
+/// The model architectures the engine can run. A further one is a case here, a config file and a model file.
+package enum Architecture: String, Sendable, CaseIterable {
+    case llama
+
+    /// The class name in `config.json`'s `architectures`.
+    var className: String {
+        switch self {
+        case .llama: "LlamaForCausalLM"
+        }
+    }
+
+    static func detect(huggingFace config: JSON, subject: String) throws(ModelFormatError) -> Architecture {
+        let names = config["architectures"]?.array?.compactMap(\.string) ?? []
+        if let found = allCases.first(where: { names.contains($0.className) }) { return found }
+        // Hand-made configs may leave the class out.
+        if names.isEmpty, let type = config["model_type"]?.string, let found = Architecture(rawValue: type) {
+            return found
+        }
+        let found = names.isEmpty ? config["model_type"]?.string ?? "" : names.joined(separator: ", ")
+        throw unsupported("architectures", found, allCases.map(\.className), subject)
+    }
+
+    static func detect(gguf file: GGUFFile) throws(ModelFormatError) -> Architecture {
+        let name = file.string("general.architecture") ?? ""
+        guard let found = Architecture(rawValue: name) else {
+            throw unsupported("general.architecture", name, allCases.map(\.rawValue), file.file.path)
+        }
+        return found
+    }
+
+    private static func unsupported(
+        _ field: String, _ found: String, _ supported: [String], _ subject: String
+    ) -> ModelFormatError {
+        ModelFormatError(
+            .unsupported, subject,
+            (found.isEmpty ? "\(field) is missing" : "\(field) names \(shown(found))")
+                + "; supported: \(supported.joined(separator: ", "))")
+    }
+}
+
+/// What every model has, whatever its architecture.
+package struct CommonConfig: Sendable, Equatable {
+    package let architecture: Architecture
+    /// Rows of the embedding; token ids are below it.
+    package let vocabularySize: Int
+    package let hiddenSize: Int
+    package let layerCount: Int
+    /// Positions the model was made for (`max_position_embeddings`).
+    package let contextLimit: Int
+    package let bosToken: Int?
+    /// Tokens that end an answer.
+    package let eosTokens: [Int]
+
+    // Bounds on what a config may ask for, far above any published model.
+    static let vocabularySizes = 1...(1 << 22)
+    static let widths = 1...(1 << 20)
+    static let layerCounts = 1...1024
+    static let headCounts = 1...4096
+    static let headDimensions = 2...4096
+    static let contexts = 1...(1 << 28)
+}
+
+/// The config of a model of any supported architecture.
+package enum ModelConfig: Sendable, Equatable {
+    case llama(LlamaConfig)
+
+    package var common: CommonConfig {
+        switch self {
+        case .llama(let config): config.common
+        }
+    }
+
+    /// The tensors such a model consists of, as the given kind of file names them.
+    package func expectedTensors(in format: WeightFormat) -> [ExpectedTensor] {
+        switch self {
+        case .llama(let config): config.expectedTensors(in: format)
+        }
+    }
+
+    /// From a `config.json`, and a `generation_config.json` whose token ids take precedence.
+    package init(huggingFace config: JSON, generation: JSON? = nil, subject: String) throws(ModelFormatError) {
+        guard config.object != nil else {
+            throw ModelFormatError(.config, subject, "it is \(config.kindName), not an object")
+        }
+        var fields = ConfigFields(json: config)
+        switch try Architecture.detect(huggingFace: config, subject: subject) {
+        case .llama: self = .llama(LlamaConfig(huggingFace: &fields, generation: generation ?? [:]))
+        }
+        guard fields.problems.isEmpty else { throw ModelFormatError(.config, subject, fields.problems) }
+    }
+
+    /// From a GGUF file's metadata, and the few small tensors that belong to its config.
+    package init(gguf file: GGUFFile) throws(ModelFormatError) {
+        var fields = ConfigFields { file.field($0) }
+        if let parts = file.integer("split.count"), parts > 1 {
+            throw ModelFormatError(.unsupported, file.file.path, "it is one of \(parts) parts; merge them first")
+        }
+        switch try Architecture.detect(gguf: file) {
+        case .llama: self = .llama(try LlamaConfig(gguf: &fields, file))
+        }
+        guard fields.problems.isEmpty else { throw ModelFormatError(.config, file.file.path, fields.problems) }
+    }
+}
+
+/// The two families of weight files; they name the same tensors differently.
+package enum WeightFormat: String, Sendable {
+    case safetensors
+    case gguf
+}
