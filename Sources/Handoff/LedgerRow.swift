@@ -1,0 +1,381 @@
+/// What a router does next; performed in order, outside the ledger. `to` is the incarnation of a node.
+package enum LedgerAction: Sendable, Equatable {
+    case sendReserve(HandoffID, to: Incarnation)
+    case sendPrefill(GrantTerms, to: Incarnation)
+    case sendRelease(HandoffID, to: Incarnation)
+    case sendCancel(HandoffID, to: Incarnation)
+    /// With proof drained.
+    case sendReclaim(HandoffID, to: Incarnation)
+    case sendFence(HandoffID, to: Incarnation)
+    /// Exactly once per handoff: how the attempt ended for its request. The row may still be open.
+    case deliver(HandoffID, HandoffOutcome)
+    /// Neither node holds anything of this handoff; the row is gone.
+    case settled(HandoffID)
+    case setDeadline(Deadline, HandoffID)
+    case clearDeadline(Deadline, HandoffID)
+}
+
+/// How an attempt ended, as its request sees it.
+package enum HandoffOutcome: Sendable, Equatable {
+    case finished
+    case refused(RefusalReason)
+    case failed(HandoffFailure)
+    /// The router cancelled it.
+    case cancelled
+}
+
+/// What to do with tokens that a decode node sent.
+package enum TokenVerdict: Sendable, Equatable {
+    /// Deliver these elements of the run; the rest was delivered before.
+    case deliver(Range<Int>)
+    /// All delivered before, or of an attempt that is over.
+    case drop
+    /// Positions are missing: the attempt can't go on. Call `fail(_:_:)`.
+    case gap
+}
+
+/// One attempt in the router's ledger.
+///
+///     reserving ─▶ prefilling ─▶ written ─▶ decoding ─▶ releasing ─▶ settled
+///         │            └────abort────┤          └abort─▶ cancelling ──▲
+///         │                          ▼                                │
+///         └──abort──▶ reclaiming ◀─ draining ─▶ fencing ──────────────┘
+///
+/// The two legs end separately: the prefill node's with its Drained, the decode node's with its Reclaimed or
+/// Finished, either with the loss of the node. Messages that do not fit are a peer's fault where a correct node
+/// can't send them, else they are late or repeated; both are counted and dropped.
+///
+/// No state owns memory, so a phase and the facts are enough; a row still can't be copied, so there is one truth.
+struct LedgerRow: ~Copyable {
+    enum Phase: String, Sendable, CaseIterable {
+        /// Reserve sent. Becomes prefilling, reclaiming or settled.
+        case reserving
+        /// Granted, and Prefill sent. Becomes written, decoding, draining, fencing, releasing or settled.
+        case prefilling
+        /// Every write has landed. Becomes decoding, draining, fencing, releasing or settled.
+        case written
+        /// Sealed; tokens flow. Becomes cancelling, releasing or settled.
+        case decoding
+        /// Aborted before the seal; both nodes were told. Becomes reclaiming, fencing, cancelling, releasing or
+        /// settled.
+        case draining
+        /// No write is under way; the decode node was told. Becomes cancelling, releasing or settled.
+        case reclaiming
+        /// The decode node was told to fence. Becomes cancelling, releasing or settled.
+        case fencing
+        /// Aborted after the seal. Becomes releasing or settled.
+        case cancelling
+        /// The decode node holds nothing; the prefill node has yet to say so. Becomes settled.
+        case releasing
+        /// Becomes nothing.
+        case settled
+    }
+
+    let id: HandoffID
+    let prefill: Incarnation
+    let decode: Incarnation
+    private(set) var phase = Phase.reserving
+    private(set) var pages = 0
+    /// The first completion position of this attempt.
+    private let start: Int
+    /// The next completion position to deliver, counted over all attempts of the request.
+    private(set) var delivered: Int
+    /// The prefill node was never asked, has drained, or is gone.
+    private(set) var prefillSettled = true
+    /// The decode node said Sealed: the source pages end with Release rather than Cancel.
+    private(set) var sealed = false
+    private(set) var outcomeDelivered = false
+
+    init(_ id: HandoffID, prefill: Incarnation, decode: Incarnation, delivered: Int) {
+        self.id = id
+        self.prefill = prefill
+        self.decode = decode
+        self.delivered = delivered
+        start = delivered
+    }
+
+    func opened() -> [LedgerAction] {
+        [.sendReserve(id, to: decode), .setDeadline(.reserveAnswer, id), .setDeadline(.retransmit, id)]
+    }
+
+    // MARK: The decode node
+
+    mutating func granted(_ terms: GrantTerms, _ counters: inout HandoffCounters) -> [LedgerAction] {
+        guard phase == .reserving else {
+            counters.stale += 1
+            return []
+        }
+        phase = .prefilling
+        prefillSettled = false
+        pages = terms.slots.count
+        return [
+            .clearDeadline(.reserveAnswer, id), .clearDeadline(.retransmit, id), .sendPrefill(terms, to: prefill),
+        ]
+    }
+
+    mutating func refused(_ reason: RefusalReason, _ counters: inout HandoffCounters) -> [LedgerAction] {
+        switch phase {
+        case .reserving:
+            counters.refusals[reason, default: 0] += 1
+            return deliver(.refused(reason)) + [.clearDeadline(.reserveAnswer, id)] + decodeSettled()
+        case .reclaiming:
+            // The reservation had timed out; its refusal settles it just as well.
+            return decodeSettled()
+        default:
+            counters.stale += 1
+            return []
+        }
+    }
+
+    mutating func sealedByDecode(_ counters: inout HandoffCounters) -> [LedgerAction] {
+        guard !sealed else {
+            counters.duplicates += 1
+            return []
+        }
+        switch phase {
+        case .prefilling, .written:
+            sealed = true
+            phase = .decoding
+            return [.clearDeadline(.sealAnswer, id)] + releaseSource() + [.setDeadline(.retransmit, id)]
+        case .draining, .reclaiming, .fencing:
+            // The seal won the race against the abort: now it is a sequence to cancel.
+            sealed = true
+            phase = .cancelling
+            return [.clearDeadline(.drainBudget, id), .sendCancel(id, to: decode)] + releaseSource()
+        case .reserving:
+            counters.peerFaults += 1
+        case .decoding, .cancelling, .releasing, .settled:
+            counters.stale += 1
+        }
+        return []
+    }
+
+    /// `tokens`: how many the attempt generated, where that is known.
+    mutating func finished(tokens: Int?, _ counters: inout HandoffCounters) -> [LedgerAction] {
+        switch phase {
+        case .prefilling, .written, .decoding:
+            sealed = true
+            let isWhole = tokens.map { start + $0 <= delivered } ?? true
+            let outcome = isWhole ? HandoffOutcome.finished : .failed(failure(.tokenGap, &counters))
+            return deliver(outcome) + [.clearDeadline(.sealAnswer, id)] + decodeSettled()
+        case .draining, .reclaiming, .fencing, .cancelling:
+            sealed = true
+            return decodeSettled()
+        case .reserving:
+            counters.peerFaults += 1
+        case .releasing, .settled:
+            counters.duplicates += 1
+        }
+        return []
+    }
+
+    mutating func reclaimed(_ counters: inout HandoffCounters) -> [LedgerAction] {
+        switch phase {
+        case .draining, .reclaiming, .fencing, .cancelling:
+            return decodeSettled()
+        case .reserving, .prefilling, .written, .decoding:
+            // It gave up by itself, and its reason was lost or comes later.
+            return deliver(.failed(failure(.laneLost, &counters))) + decodeSettled()
+        case .releasing, .settled:
+            counters.duplicates += 1
+            return []
+        }
+    }
+
+    // MARK: The prefill node
+
+    mutating func writtenByPrefill(_ counters: inout HandoffCounters) -> [LedgerAction] {
+        switch phase {
+        case .prefilling:
+            phase = .written
+            return [.setDeadline(.sealAnswer, id)]
+        case .reserving:
+            counters.peerFaults += 1
+        case .written:
+            counters.duplicates += 1
+        case .decoding, .releasing, .draining, .reclaiming, .fencing, .cancelling, .settled:
+            break
+        }
+        return []
+    }
+
+    mutating func drained(posted: Int, completed: Int, _ counters: inout HandoffCounters) -> [LedgerAction] {
+        guard !prefillSettled else {
+            counters.duplicates += 1
+            return []
+        }
+        prefillSettled = true
+        let quiet = posted == completed
+        switch phase {
+        case .draining:
+            return end(quiet: quiet)
+        case .prefilling:
+            return deliver(.failed(failure(.laneLost, &counters))) + end(quiet: quiet)
+        case .written, .decoding, .reclaiming, .fencing, .cancelling:
+            return []
+        case .releasing:
+            phase = .settled
+            return settle()
+        case .reserving, .settled:
+            preconditionFailure("\(id) has an open prefill leg in \(phase)")
+        }
+    }
+
+    // MARK: Either node
+
+    mutating func failed(
+        _ why: HandoffFailure, byDecode: Bool, _ counters: inout HandoffCounters
+    ) -> [LedgerAction] {
+        switch (phase, byDecode) {
+        case (.prefilling, _), (.written, _), (.reserving, true), (.decoding, true):
+            counters.failures[why.cause, default: 0] += 1
+            return deliver(.failed(why)) + abort()
+        case (.reserving, _), (.decoding, _):
+            // Before it was asked, or after its part was over, the prefill node has nothing to fail.
+            counters.stale += 1
+            return []
+        case (.draining, _), (.reclaiming, _), (.fencing, _), (.cancelling, _), (.releasing, _), (.settled, _):
+            counters.stale += 1
+            return []
+        }
+    }
+
+    mutating func prefillLost(_ counters: inout HandoffCounters) -> [LedgerAction] {
+        let open = !prefillSettled
+        prefillSettled = true
+        switch phase {
+        case .reserving:
+            return deliver(.failed(failure(.nodeLost, &counters))) + abort()
+        case .prefilling:
+            return deliver(.failed(failure(.nodeLost, &counters))) + end(quiet: false)
+        case .draining:
+            return end(quiet: false)
+        case .releasing where open:
+            phase = .settled
+            return settle()
+        case .written, .decoding, .reclaiming, .fencing, .cancelling, .releasing, .settled:
+            return []
+        }
+    }
+
+    mutating func decodeLost(_ counters: inout HandoffCounters) -> [LedgerAction] {
+        if phase == .releasing || phase == .settled { return [] }
+        let failed = outcomeDelivered ? [] : deliver(.failed(failure(.nodeLost, &counters)))
+        return failed + [.clearDeadline(.reserveAnswer, id), .clearDeadline(.sealAnswer, id)] + decodeSettled()
+    }
+
+    // MARK: The router
+
+    /// Ends the attempt with this outcome, unless it has one already.
+    mutating func end(_ outcome: HandoffOutcome) -> [LedgerAction] {
+        deliver(outcome) + abort()
+    }
+
+    mutating func deadlinePassed(_ deadline: Deadline, _ counters: inout HandoffCounters) -> [LedgerAction] {
+        switch (deadline, phase) {
+        case (.reserveAnswer, .reserving):
+            return end(.failed(failure(.reserveTimeout, &counters)))
+        case (.sealAnswer, .written):
+            let outcome = deliver(.failed(failure(.sealTimeout, &counters)))
+            return outcome + end(quiet: false) + endSource() + [.setDeadline(.retransmit, id)]
+        case (.drainBudget, .draining):
+            return end(quiet: false)
+        case (.retransmit, _):
+            let again = unanswered()
+            guard !again.isEmpty else { return [] }
+            counters.retransmissions += again.count
+            return again + [.setDeadline(.retransmit, id)]
+        default:
+            return []
+        }
+    }
+
+    /// Decides about tokens at `firstIndex ..< firstIndex + count` of the completion.
+    mutating func accept(firstIndex: Int, count: Int) -> TokenVerdict {
+        switch phase {
+        case .prefilling, .written, .decoding:
+            guard !outcomeDelivered, firstIndex >= 0, count >= 0 else { return .drop }
+            if firstIndex > delivered { return .gap }
+            let known = delivered - firstIndex
+            guard known < count else { return .drop }
+            delivered = firstIndex + count
+            return .deliver(known..<count)
+        case .reserving, .draining, .reclaiming, .fencing, .cancelling, .releasing, .settled:
+            return .drop
+        }
+    }
+
+    // MARK: Private
+
+    private mutating func deliver(_ outcome: HandoffOutcome) -> [LedgerAction] {
+        if outcomeDelivered { return [] }
+        outcomeDelivered = true
+        return [.deliver(id, outcome)]
+    }
+
+    private mutating func abort() -> [LedgerAction] {
+        switch phase {
+        case .reserving:
+            // The prefill node was never asked, so nothing was ever posted: that is what drained means.
+            phase = .reclaiming
+            return [.clearDeadline(.reserveAnswer, id), .sendReclaim(id, to: decode), .setDeadline(.retransmit, id)]
+        case .prefilling, .written:
+            if prefillSettled { return end(quiet: true) + [.setDeadline(.retransmit, id)] }
+            phase = .draining
+            return [
+                .clearDeadline(.sealAnswer, id), .sendCancel(id, to: prefill), .sendCancel(id, to: decode),
+                .setDeadline(.drainBudget, id), .setDeadline(.retransmit, id),
+            ]
+        case .decoding:
+            phase = .cancelling
+            return [.sendCancel(id, to: decode), .setDeadline(.retransmit, id)]
+        case .draining, .reclaiming, .fencing, .cancelling, .releasing, .settled:
+            return []
+        }
+    }
+
+    /// The prefill node's part of an abort is over, with its word that nothing is under way or without.
+    private mutating func end(quiet: Bool) -> [LedgerAction] {
+        phase = quiet ? .reclaiming : .fencing
+        return [
+            .clearDeadline(.sealAnswer, id), .clearDeadline(.drainBudget, id),
+            quiet ? .sendReclaim(id, to: decode) : .sendFence(id, to: decode), .setDeadline(.retransmit, id),
+        ]
+    }
+
+    private mutating func decodeSettled() -> [LedgerAction] {
+        if prefillSettled {
+            phase = .settled
+            return [.clearDeadline(.drainBudget, id)] + settle()
+        }
+        phase = .releasing
+        return [.clearDeadline(.drainBudget, id)] + endSource() + [.setDeadline(.retransmit, id)]
+    }
+
+    private func settle() -> [LedgerAction] {
+        [.clearDeadline(.retransmit, id), .settled(id)]
+    }
+
+    private func releaseSource() -> [LedgerAction] {
+        prefillSettled ? [] : [.sendRelease(id, to: prefill)]
+    }
+
+    /// Asks the prefill node for its Drained, whatever it is doing.
+    private func endSource() -> [LedgerAction] {
+        if prefillSettled { return [] }
+        return sealed ? [.sendRelease(id, to: prefill)] : [.sendCancel(id, to: prefill)]
+    }
+
+    /// What was said and not answered. Prefill is not among it: its answer takes as long as the prompt, and it
+    /// can only be lost with the stream it travels on, which is the loss of the node.
+    private func unanswered() -> [LedgerAction] {
+        switch phase {
+        case .reserving: [.sendReserve(id, to: decode)]
+        case .prefilling, .written, .settled: []
+        case .decoding, .releasing: endSource()
+        case .draining, .cancelling: [.sendCancel(id, to: decode)] + endSource()
+        case .reclaiming: [.sendReclaim(id, to: decode)] + endSource()
+        case .fencing: [.sendFence(id, to: decode)] + endSource()
+        }
+    }
+}

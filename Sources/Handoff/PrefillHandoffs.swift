@@ -1,0 +1,222 @@
+/// All handoffs of a prefill node, with the lanes they use. Sits behind the node's one mutex. O(1) per event and
+/// posted range, except the loss of a router.
+package struct PrefillHandoffs: ~Copyable {
+    package struct Limits: Sendable {
+        package var openMax: Int
+        package var settledMax: Int
+
+        package init(openMax: Int = 4096, settledMax: Int = 8192) {
+            self.openMax = openMax
+            self.settledMax = settledMax
+        }
+    }
+
+    /// One handoff as an operator sees it.
+    package struct Row: Sendable, Equatable {
+        package let id: HandoffID
+        package let phase: String
+        package let lane: LaneKey
+        package let pages: Int
+    }
+
+    private let shape: PageShape
+    private let limits: Limits
+    private var handoffs: [HandoffID: Box<PrefillHandoff>] = [:]
+    /// Open lanes and the handoffs with writes on them: one, or a new one behind one that only awaits its last
+    /// acknowledgement.
+    private var lanes: [LaneKey: [HandoffID]] = [:]
+    private var settled: SettledMemory<(posted: Int, completed: Int)>
+    package private(set) var counters = HandoffCounters()
+
+    package init(shape: PageShape, limits: Limits = Limits()) {
+        self.shape = shape
+        self.limits = limits
+        settled = SettledMemory(capacity: limits.settledMax)
+    }
+
+    // MARK: Queries
+
+    package var openCount: Int { handoffs.count }
+    package var open: [HandoffID] { handoffs.keys.sorted() }
+
+    package var rows: [Row] {
+        open.compactMap { id in
+            guard let box = handoffs[id] else { return nil }
+            let terms = box.value.terms
+            return Row(
+                id: id, phase: box.value.phase.rawValue, lane: LaneKey(decode: terms.decode, lane: terms.lane),
+                pages: terms.slots.count)
+        }
+    }
+
+    /// Lanes to this decode node that no handoff writes on, and those that one does.
+    package func laneCounts(to decode: Incarnation) -> (idle: Int, busy: Int) {
+        let all = lanes.filter { $0.key.decode == decode }
+        let idle = all.count { $0.value.isEmpty }
+        return (idle, all.count - idle)
+    }
+
+    // MARK: Lanes
+
+    package mutating func laneOpened(_ lane: LaneKey) {
+        precondition(lanes[lane] == nil, "lane \(lane) opened twice")
+        lanes[lane] = []
+    }
+
+    /// The lane is closed, by whichever side, and its sender has left the slab.
+    package mutating func laneClosed(_ lane: LaneKey) -> [PrefillAction] {
+        guard let users = lanes.removeValue(forKey: lane) else {
+            counters.stale += 1
+            return []
+        }
+        return users.flatMap { user in apply(user) { $0.laneClosed(counters: &$1) } }
+    }
+
+    /// The decode node has landed `records` records of the handoff, counted from its first.
+    package mutating func acknowledged(
+        _ lane: LaneKey, _ handoff: HandoffID, _ epoch: LaneEpoch, records: Int
+    ) -> [PrefillAction] {
+        guard isCurrent(lane, handoff, epoch) else { return [] }
+        return apply(handoff) { $0.acknowledged(records: records, counters: &$1) }
+    }
+
+    /// The decode node has the handoff's completion record.
+    package mutating func completionAcknowledged(
+        _ lane: LaneKey, _ handoff: HandoffID, _ epoch: LaneEpoch
+    ) -> [PrefillAction] {
+        guard isCurrent(lane, handoff, epoch) else { return [] }
+        return apply(handoff) { $0.completionAcknowledged(counters: &$1) }
+    }
+
+    // MARK: The router
+
+    /// Computes a prompt of `pages` pages and writes it where the grant says.
+    package mutating func prefill(_ terms: GrantTerms, pages: Int) -> [PrefillAction] {
+        let id = terms.handoff
+        if handoffs[id] != nil {
+            counters.duplicates += 1
+            return []
+        }
+        if let answer = repeatSettlement(id) { return answer }
+        if let failure = refusal(terms, pages: pages) {
+            counters.failures[failure.cause, default: 0] += 1
+            settled.remember(id, (0, 0))
+            return [.sendFailed(id, failure), .sendDrained(id, posted: 0, completed: 0), .settled(id)]
+        }
+        let lane = LaneKey(decode: terms.decode, lane: terms.lane)
+        lanes[lane, default: []].append(id)
+        handoffs[id] = Box(PrefillHandoff(terms: terms))
+        return [.startCompute(id)]
+    }
+
+    /// Stops the handoff; answered by Drained once no write is under way.
+    package mutating func cancel(_ handoff: HandoffID) -> [PrefillAction] {
+        if handoffs[handoff] != nil {
+            return apply(handoff) { $0.stop([.cancelCompute(handoff)], counters: &$1) }
+        }
+        if let answer = repeatSettlement(handoff) { return answer }
+        // It overtook its Prefill, which must not start any more.
+        settled.remember(handoff, (0, 0))
+        return [.sendDrained(handoff, posted: 0, completed: 0)]
+    }
+
+    /// The decode node has sealed; answered by Drained too.
+    package mutating func release(_ handoff: HandoffID) -> [PrefillAction] {
+        if handoffs[handoff] != nil { return apply(handoff) { $0.release(counters: &$1) } }
+        return repeatSettlement(handoff) ?? [.sendDrained(handoff, posted: 0, completed: 0)]
+    }
+
+    /// Nobody will cancel or release this router's handoffs any more.
+    package mutating func routerLost(_ router: Incarnation) -> [PrefillAction] {
+        open.filter { $0.router == router }.flatMap { handoff in
+            apply(handoff) { $0.stop([.cancelCompute(handoff)], counters: &$1) }
+        }
+    }
+
+    /// A deadline set by an action passed.
+    package mutating func deadlinePassed(_ deadline: Deadline, _ handoff: HandoffID) -> [PrefillAction] {
+        guard deadline == .laneDrain, let box = handoffs[handoff], box.value.phase == .draining else { return [] }
+        return [.closeLane(LaneKey(decode: box.value.terms.decode, lane: box.value.terms.lane))]
+    }
+
+    // MARK: The engine
+
+    /// The engine has a block table for the prompt.
+    package mutating func started(_ handoff: HandoffID, sources: [SlotRef]) -> [PrefillAction] {
+        apply(handoff) { machine, counters in
+            machine.started(sources: sources, counters: &counters)
+            return []
+        }
+    }
+
+    /// Some layers of some pages (positions in the block table) are final. Layers of a page come in order.
+    package mutating func pagesReady(
+        _ handoff: HandoffID, layers: Range<Int>, pages: Range<Int>
+    ) -> [PrefillAction] {
+        let shape = self.shape
+        return apply(handoff) { $0.pagesReady(layers: layers, pages: pages, shape: shape, counters: &$1) }
+    }
+
+    /// The engine gave up on the prompt.
+    package mutating func computeFailed(_ handoff: HandoffID, retryable: Bool) -> [PrefillAction] {
+        apply(handoff) { machine, counters in
+            guard machine.phase == .computing || machine.phase == .writing else {
+                counters.stale += 1
+                return []
+            }
+            counters.failures[.computeFailed, default: 0] += 1
+            let failure = HandoffFailure(.computeFailed, retryable: retryable)
+            return machine.stop([.sendFailed(handoff, failure)], counters: &counters)
+        }
+    }
+
+    // MARK: Private
+
+    private func refusal(_ terms: GrantTerms, pages: Int) -> HandoffFailure? {
+        guard pages >= 1, terms.slots.count == pages else { return HandoffFailure(.badGrant, retryable: false) }
+        guard let users = lanes[LaneKey(decode: terms.decode, lane: terms.lane)] else {
+            return HandoffFailure(.laneLost)
+        }
+        guard handoffs.count < limits.openMax else { return HandoffFailure(.computeFailed) }
+        let over: Set<PrefillHandoff.Phase> = [.completing, .draining]
+        let free = users.allSatisfy { user in handoffs[user].map { over.contains($0.value.phase) } ?? true }
+        return free ? nil : HandoffFailure(.badGrant)
+    }
+
+    private mutating func repeatSettlement(_ handoff: HandoffID) -> [PrefillAction]? {
+        guard let (posted, completed) = settled[handoff] else { return nil }
+        counters.duplicates += 1
+        return [.sendDrained(handoff, posted: posted, completed: completed)]
+    }
+
+    private mutating func isCurrent(_ lane: LaneKey, _ handoff: HandoffID, _ epoch: LaneEpoch) -> Bool {
+        guard let terms = handoffs[handoff]?.value.terms, terms.epoch == epoch, terms.lane == lane.lane,
+            terms.decode == lane.decode
+        else {
+            counters.stale += 1
+            return false
+        }
+        return true
+    }
+
+    /// Runs one event of one handoff, then keeps the lane table and the memory of settled ones in step with it.
+    private mutating func apply(
+        _ handoff: HandoffID, _ event: (inout PrefillHandoff, inout HandoffCounters) -> [PrefillAction]
+    ) -> [PrefillAction] {
+        guard let box = handoffs[handoff] else {
+            counters.stale += 1
+            return []
+        }
+        let actions = event(&box.value, &counters)
+        let terms = box.value.terms
+        let phase = box.value.phase
+        if phase == .written || phase == .settled {
+            lanes[LaneKey(decode: terms.decode, lane: terms.lane)]?.removeAll { $0 == handoff }
+        }
+        if let settlement = box.value.settlement {
+            handoffs[handoff] = nil
+            settled.remember(handoff, settlement)
+        }
+        return actions
+    }
+}

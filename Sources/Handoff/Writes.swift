@@ -1,0 +1,81 @@
+/// What moves on a lane: batches of writes, and behind them one completion record.
+
+/// Limits of one record on a lane. The receiver refuses what is above them, so both sides use these.
+package enum WriteLimits {
+    /// Ranges in one record.
+    package static let rangesMax = 64
+    /// Bytes after which a record takes no further range. One range may be larger by itself.
+    package static let recordBytesAim = 8 << 20
+    /// Records one handoff may have unacknowledged. Enough to keep a lane full, few enough that a cancel drains
+    /// within milliseconds.
+    package static let recordsInFlightMax = 8
+}
+
+/// Some whole layers of one page: from a slot of the prefill node's slab to a slot of the decode node's.
+package struct WriteRange: Hashable, Sendable {
+    /// Position in the grant's block table.
+    package let page: Int
+    package let source: SlotRef
+    package let target: SlotRef
+    /// Bytes within the page; both ends lie on layer borders.
+    package let offset: Int
+    package var length: Int
+
+    package init(page: Int, source: SlotRef, target: SlotRef, offset: Int, length: Int) {
+        self.page = page
+        self.source = source
+        self.target = target
+        self.offset = offset
+        self.length = length
+    }
+
+    var end: Int { offset + length }
+}
+
+/// One record: at most `WriteLimits.rangesMax` ranges of one handoff in one lane epoch.
+package struct WriteBatch: Hashable, Sendable {
+    package let handoff: HandoffID
+    package let epoch: LaneEpoch
+    package let ranges: [WriteRange]
+
+    package init(handoff: HandoffID, epoch: LaneEpoch, ranges: [WriteRange]) {
+        self.handoff = handoff
+        self.epoch = epoch
+        self.ranges = ranges
+    }
+
+    package var bytes: Int { ranges.reduce(0) { $0 + $1.length } }
+}
+
+/// A page as the completion record names it.
+package struct SealedPage: Hashable, Sendable {
+    package let slot: SlotRef
+    /// Folded from one digest per layer, computed where the page was produced; 0 when digests are off.
+    package let digest: UInt64
+
+    package init(slot: SlotRef, digest: UInt64) {
+        self.slot = slot
+        self.digest = digest
+    }
+}
+
+/// The prefill node's statement, on the lane and behind all its writes, that the grant is filled.
+package struct CompletionRecord: Hashable, Sendable {
+    package let handoff: HandoffID
+    package let epoch: LaneEpoch
+    /// In block-table order.
+    package let pages: [SealedPage]
+
+    package init(handoff: HandoffID, epoch: LaneEpoch, pages: [SealedPage]) {
+        self.handoff = handoff
+        self.epoch = epoch
+        self.pages = pages
+    }
+
+    /// Whether it names just the slots and generations that were granted.
+    func fills(_ terms: GrantTerms) -> Bool {
+        handoff == terms.handoff && epoch == terms.epoch
+            && pages.count == terms.slots.count
+            && zip(pages, terms.slots).allSatisfy { $0.slot == $1 }
+    }
+}

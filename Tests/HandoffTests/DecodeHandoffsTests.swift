@@ -1,0 +1,259 @@
+import Handoff
+import Testing
+
+/// A decode node with one lane of `prefillP`, driven by hand.
+private struct Decode: ~Copyable {
+    var pool = SlotPool(slotCount: 8)
+    var handoffs = DecodeHandoffs(incarnation: decodeD)
+    let id = handoff(1)
+    let lane = LaneID(7)
+
+    init() { handoffs.laneOpened(lane, peer: prefillP) }
+
+    mutating func grant(_ id: HandoffID? = nil, pages: Int = 3) -> GrantTerms? {
+        let actions = handoffs.reserve(id ?? self.id, pages: pages, prefill: prefillP, pool: &pool)
+        guard case .bindLane(let terms)? = actions.first, actions.last == .sendGrant(terms) else { return nil }
+        return terms
+    }
+
+    mutating func seal(_ terms: GrantTerms) -> [DecodeAction] {
+        _ = handoffs.completion(terms.lane, terms.epoch, record(terms), pool: &pool)
+        return handoffs.digestsVerified(terms.handoff, matching: true, pool: &pool)
+    }
+
+    /// Brings the handoff into a phase.
+    mutating func enter(_ phase: String) throws -> GrantTerms {
+        let terms = try need(grant())
+        switch phase {
+        case "verifying": _ = handoffs.completion(lane, terms.epoch, record(terms), pool: &pool)
+        case "sealed": _ = seal(terms)
+        case "ending":
+            _ = seal(terms)
+            _ = handoffs.cancel(id, pool: &pool)
+        case "draining": _ = handoffs.cancel(id, pool: &pool)
+        case "unbinding": _ = handoffs.reclaim(id, pool: &pool)
+        case "fencing": _ = handoffs.fence(id, pool: &pool)
+        default: break
+        }
+        #expect(handoffs.rows.first?.phase == phase)
+        return terms
+    }
+}
+
+private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [DecodeAction] {
+    [.clearDeadline(.drainBudget, id), .sendReclaimed(id, kind), .settled(id)]
+}
+
+@Suite struct DecodeHandoffsTests {
+    @Test func theStraightPath() throws {
+        var node = Decode()
+        let id = node.id
+        let terms = try need(node.grant())
+        #expect(terms.slots.count == 3 && terms.epoch == LaneEpoch(1) && terms.decode == decodeD)
+        #expect(node.pool.counts.granted == 3)
+        let verify = node.handoffs.completion(node.lane, terms.epoch, record(terms), pool: &node.pool)
+        let expected = terms.slots.map { UInt64($0.index) }
+        #expect(verify == [.verifyDigests(id, node.lane, terms.epoch, expected: expected)])
+        let seal = node.handoffs.digestsVerified(id, matching: true, pool: &node.pool)
+        #expect(seal == [.startSequence(id, terms.slots), .sendSealed(id)])
+        #expect(node.pool.counts.inUse == 3)
+        #expect(node.handoffs.laneCounts.idle == 1)
+        let end = node.handoffs.finished(id)
+        #expect(end == [.sendFinished(id), .settled(id)])
+        #expect(node.handoffs.openCount == 0)
+        #expect(node.handoffs.counters.proofs == [.writeComplete: 1])
+    }
+
+    @Test func refusals() throws {
+        var node = Decode()
+        func reason(_ actions: [DecodeAction]) -> RefusalReason? {
+            if case .sendRefused(_, let reason)? = actions.first { reason } else { nil }
+        }
+        let none = node.handoffs.reserve(handoff(2), pages: 0, prefill: prefillP, pool: &node.pool)
+        #expect(reason(none) == .invalid)
+        let long = node.handoffs.reserve(handoff(2), pages: 9, prefill: prefillP, pool: &node.pool)
+        #expect(reason(long) == .tooLong)
+        let foreign = node.handoffs.reserve(handoff(2), pages: 1, prefill: Incarnation(9), pool: &node.pool)
+        #expect(reason(foreign) == .noLane)
+        _ = try need(node.grant(pages: 6))
+        let busyLane = node.handoffs.reserve(handoff(2), pages: 1, prefill: prefillP, pool: &node.pool)
+        #expect(reason(busyLane) == .noLane)
+        node.handoffs.laneOpened(LaneID(8), peer: prefillP)
+        let noPages = node.handoffs.reserve(handoff(2), pages: 3, prefill: prefillP, pool: &node.pool)
+        #expect(reason(noPages) == .noPages)
+        #expect(node.pool.counts.granted == 6)
+    }
+
+    @Test func anAbortBeforeTheSealWaitsForItsProof() throws {
+        var node = Decode()
+        let terms = try node.enter("draining")
+        let id = node.id
+        #expect(node.pool.counts.quarantined == 3)
+        let unbind = node.handoffs.reclaim(id, pool: &node.pool)
+        #expect(unbind == [.unbindLane(id, node.lane, terms.epoch)])
+        #expect(node.pool.counts.quarantined == 3)
+        let quiet = node.handoffs.laneUnbound(id, node.lane, terms.epoch, quiet: true, pool: &node.pool)
+        #expect(quiet == reclaimed(id, .drained))
+        #expect(node.pool.counts.free == 8)
+        #expect(node.handoffs.laneCounts.idle == 1)
+        let reused = try need(node.grant(handoff(2)))
+        #expect(reused.epoch == LaneEpoch(2))
+        #expect(reused.slots.allSatisfy { $0.generation == Generation(2) })
+    }
+
+    @Test func aWordOfDrainedThatIsNotTrueFences() throws {
+        var node = Decode()
+        let terms = try node.enter("unbinding")
+        let loud = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, quiet: false, pool: &node.pool)
+        #expect(loud == [.fenceLane(node.lane)])
+        #expect(node.pool.counts.quarantined == 3)
+        let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
+        #expect(closed == reclaimed(node.id, .fenced))
+        #expect(node.handoffs.counters.peerFaults == 1)
+    }
+
+    @Test(arguments: ["granted", "draining", "unbinding"])
+    func aFenceFreesOnlyWhenTheLaneIsClosed(phase: String) throws {
+        var node = Decode()
+        _ = try node.enter(phase)
+        let fence = node.handoffs.fence(node.id, pool: &node.pool)
+        #expect(fence == [.fenceLane(node.lane)])
+        #expect(node.pool.counts.quarantined == 3)
+        #expect(node.handoffs.laneCounts.busy == 1)
+        let again = node.handoffs.fence(node.id, pool: &node.pool)
+        #expect(again.isEmpty)
+        let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
+        #expect(closed == reclaimed(node.id, .fenced))
+        #expect(node.pool.counts.free == 8)
+    }
+
+    @Test func aDrainBudgetThatPassesOnlyStartsAFence() throws {
+        var node = Decode()
+        _ = try node.enter("draining")
+        let fence = node.handoffs.deadlinePassed(.drainBudget, node.id, pool: &node.pool)
+        #expect(fence == [.fenceLane(node.lane)])
+        #expect(node.pool.counts.quarantined == 3)
+    }
+
+    @Test func aLaneLostWhileGrantedFailsTheHandoffAndFreesIt() throws {
+        var node = Decode()
+        _ = try node.enter("granted")
+        let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
+        #expect(closed == [.sendFailed(node.id, HandoffFailure(.laneLost))] + reclaimed(node.id, .fenced))
+    }
+
+    @Test(arguments: ["verifying", "sealed", "ending"])
+    func aLaneLostAfterTheRecordChangesNothing(phase: String) throws {
+        var node = Decode()
+        _ = try node.enter(phase)
+        let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
+        #expect(closed.isEmpty)
+        #expect(node.handoffs.rows.first?.phase == phase)
+    }
+
+    @Test func aDigestMismatchQuarantinesAndFences() throws {
+        var node = Decode()
+        let terms = try node.enter("verifying")
+        let mismatch = node.handoffs.digestsVerified(node.id, matching: false, pool: &node.pool)
+        let failed = HandoffFailure(.digestMismatch)
+        #expect(
+            mismatch == [
+                .dumpEvidence(node.id, terms.slots), .sendFailed(node.id, failed), .fenceLane(node.lane),
+            ])
+        #expect(node.pool.counts.quarantined == 3)
+        let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
+        #expect(closed == reclaimed(node.id, .fenced))
+    }
+
+    @Test func aCancelRacingWithTheRecord() throws {
+        var node = Decode()
+        let terms = try node.enter("draining")
+        let late = node.handoffs.completion(node.lane, terms.epoch, record(terms), pool: &node.pool)
+        #expect(late == reclaimed(node.id, .writeComplete))
+        var other = Decode()
+        _ = try other.enter("verifying")
+        let cancel = other.handoffs.cancel(other.id, pool: &other.pool)
+        #expect(cancel == reclaimed(other.id, .writeComplete))
+        let verified = other.handoffs.digestsVerified(other.id, matching: true, pool: &other.pool)
+        #expect(verified.isEmpty)
+    }
+
+    @Test func aRecordThatLies() throws {
+        var node = Decode()
+        let terms = try node.enter("granted")
+        let stale = terms.slots.map { SlotRef(index: $0.index, generation: Generation(0)) }
+        let lie = record(terms, slots: stale)
+        let actions = node.handoffs.completion(node.lane, terms.epoch, lie, pool: &node.pool)
+        #expect(actions == [.sendFailed(node.id, HandoffFailure(.protocolError)), .fenceLane(node.lane)])
+        let oldEpoch = node.handoffs.completion(node.lane, LaneEpoch(0), record(terms), pool: &node.pool)
+        #expect(oldEpoch.isEmpty)
+        #expect(node.pool.counts.quarantined == 3)
+    }
+
+    @Test(arguments: ["cancel", "reclaim", "fence"])
+    func anAbortAfterTheSealEndsTheSequence(kind: String) throws {
+        var node = Decode()
+        _ = try node.enter("sealed")
+        let actions =
+            switch kind {
+            case "cancel": node.handoffs.cancel(node.id, pool: &node.pool)
+            case "reclaim": node.handoffs.reclaim(node.id, pool: &node.pool)
+            default: node.handoffs.fence(node.id, pool: &node.pool)
+            }
+        #expect(actions == [.cancelSequence(node.id)])
+        let end = node.handoffs.finished(node.id)
+        #expect(end == [.sendFinished(node.id), .settled(node.id)])
+        let again = node.handoffs.cancel(node.id, pool: &node.pool)
+        #expect(again == [.repeatFinished(node.id)])
+    }
+
+    @Test func repeatedMessagesGetTheirAnswerAgain() throws {
+        var node = Decode()
+        let terms = try node.enter("granted")
+        let again = node.handoffs.reserve(node.id, pages: 3, prefill: prefillP, pool: &node.pool)
+        #expect(again == [.sendGrant(terms)])
+        _ = node.handoffs.reclaim(node.id, pool: &node.pool)
+        _ = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, quiet: true, pool: &node.pool)
+        for answer in [
+            node.handoffs.cancel(node.id, pool: &node.pool), node.handoffs.reclaim(node.id, pool: &node.pool),
+            node.handoffs.fence(node.id, pool: &node.pool),
+            node.handoffs.reserve(node.id, pages: 3, prefill: prefillP, pool: &node.pool),
+        ] {
+            #expect(answer == [.sendReclaimed(node.id, .drained)])
+        }
+        #expect(node.handoffs.counters.duplicates == 5)
+    }
+
+    @Test func aCancelThatOvertakesItsReserveForbidsIt() {
+        var node = Decode()
+        let cancel = node.handoffs.cancel(node.id, pool: &node.pool)
+        #expect(cancel == [.sendReclaimed(node.id, .drained)])
+        let reserve = node.handoffs.reserve(node.id, pages: 3, prefill: prefillP, pool: &node.pool)
+        #expect(reserve == [.sendReclaimed(node.id, .drained)])
+        #expect(node.pool.counts.free == 8)
+    }
+
+    @Test func aLostRouterFencesItsOwnAndNoOthers() throws {
+        var node = Decode()
+        node.handoffs.laneOpened(LaneID(8), peer: prefillP)
+        node.handoffs.laneOpened(LaneID(9), peer: prefillP)
+        let other = handoff(1, router: Incarnation(0xB))
+        let sealed = try need(node.grant(handoff(2), pages: 1))
+        _ = node.seal(sealed)
+        let mine = try need(node.grant(handoff(3), pages: 1))
+        _ = try need(node.grant(other, pages: 1))
+        let actions = node.handoffs.routerLost(routerA, pool: &node.pool)
+        #expect(actions == [.cancelSequence(handoff(2)), .fenceLane(mine.lane)])
+    }
+
+    @Test func theMemoryOfSettledHandoffsIsBounded() {
+        var pool = SlotPool(slotCount: 1)
+        var handoffs = DecodeHandoffs(incarnation: decodeD, limits: .init(openMax: 1, settledMax: 4))
+        for request in 0..<10 as Range<UInt64> { _ = handoffs.cancel(handoff(request), pool: &pool) }
+        let known = handoffs.counters.duplicates
+        _ = handoffs.cancel(handoff(9), pool: &pool)
+        #expect(handoffs.counters.duplicates == known + 1)
+        _ = handoffs.cancel(handoff(0), pool: &pool)
+        #expect(handoffs.counters.duplicates == known + 1)
+    }
+}

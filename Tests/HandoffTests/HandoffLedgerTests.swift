@@ -1,0 +1,207 @@
+import Handoff
+import Testing
+
+private let id = handoff(1)
+private let terms = GrantTerms(
+    handoff: id, decode: decodeD, lane: LaneID(1), epoch: LaneEpoch(1),
+    slots: [SlotRef(index: 0, generation: Generation(1))])
+
+/// A ledger with one row brought into a phase.
+private func ledger(_ phase: String, delivered: Int = 0) -> HandoffLedger {
+    var ledger = HandoffLedger(router: routerA)
+    _ = ledger.open(id, prefill: prefillP, decode: decodeD, delivered: delivered)
+    if phase != "reserving" { _ = ledger.granted(terms, from: decodeD) }
+    switch phase {
+    case "written": _ = ledger.written(id, from: prefillP)
+    case "decoding": _ = ledger.sealed(id, from: decodeD)
+    case "draining": _ = ledger.cancel(id)
+    case "reclaiming":
+        _ = ledger.cancel(id)
+        _ = ledger.drained(id, posted: 1, completed: 1, from: prefillP)
+    case "fencing":
+        _ = ledger.cancel(id)
+        _ = ledger.deadlinePassed(.drainBudget, id)
+    case "cancelling":
+        _ = ledger.sealed(id, from: decodeD)
+        _ = ledger.cancel(id)
+    case "releasing":
+        _ = ledger.sealed(id, from: decodeD)
+        _ = ledger.finished(id, from: decodeD)
+    default: break
+    }
+    #expect(ledger.rows.first?.phase == phase)
+    return ledger
+}
+
+private let allPhases = [
+    "reserving", "prefilling", "written", "decoding", "draining", "reclaiming", "fencing", "cancelling", "releasing",
+]
+
+@Suite struct HandoffLedgerTests {
+    @Test func theStraightPath() {
+        var ledger = HandoffLedger(router: routerA)
+        let open = ledger.open(id, prefill: prefillP, decode: decodeD, delivered: 0)
+        #expect(
+            open == [.sendReserve(id, to: decodeD), .setDeadline(.reserveAnswer, id), .setDeadline(.retransmit, id)])
+        let granted = ledger.granted(terms, from: decodeD)
+        #expect(granted.last == .sendPrefill(terms, to: prefillP))
+        let written = ledger.written(id, from: prefillP)
+        #expect(written == [.setDeadline(.sealAnswer, id)])
+        let sealed = ledger.sealed(id, from: decodeD)
+        #expect(sealed.contains(.sendRelease(id, to: prefillP)))
+        let drained = ledger.drained(id, posted: 3, completed: 3, from: prefillP)
+        #expect(drained.isEmpty)
+        #expect(ledger.acceptTokens(id, firstIndex: 0, count: 4) == .deliver(0..<4))
+        let finished = ledger.finished(id, from: decodeD)
+        #expect(finished.first == .deliver(id, .finished))
+        #expect(finished.last == .settled(id))
+        #expect(ledger.isSettled(request: 1) == true)
+    }
+
+    @Test func aFinishedRequestWaitsForItsSourcePages() {
+        var ledger = ledger("releasing")
+        #expect(ledger.isSettled(request: 1) == false)
+        let again = ledger.deadlinePassed(.retransmit, id)
+        #expect(again == [.sendRelease(id, to: prefillP), .setDeadline(.retransmit, id)])
+        let drained = ledger.drained(id, posted: 1, completed: 1, from: prefillP)
+        #expect(drained.last == .settled(id))
+    }
+
+    @Test func anAbortGoesThroughDrainedAndReclaimed() {
+        var ledger = ledger("prefilling")
+        let cancel = ledger.cancel(id)
+        #expect(cancel.first == .deliver(id, .cancelled))
+        #expect(cancel.contains(.sendCancel(id, to: prefillP)) && cancel.contains(.sendCancel(id, to: decodeD)))
+        #expect(cancel.contains(.setDeadline(.drainBudget, id)))
+        let drained = ledger.drained(id, posted: 5, completed: 5, from: prefillP)
+        #expect(drained.contains(.sendReclaim(id, to: decodeD)))
+        let reclaimed = ledger.reclaimed(id, .drained, from: decodeD)
+        #expect(reclaimed.last == .settled(id))
+    }
+
+    @Test func withoutAWholeDrainedThereIsAFence() {
+        var ledger = ledger("draining")
+        let partial = ledger.drained(id, posted: 5, completed: 4, from: prefillP)
+        #expect(partial.contains(.sendFence(id, to: decodeD)))
+        var silent = HandoffLedger(router: routerA)
+        _ = silent.open(id, prefill: prefillP, decode: decodeD, delivered: 0)
+        _ = silent.granted(terms, from: decodeD)
+        _ = silent.cancel(id)
+        let budget = silent.deadlinePassed(.drainBudget, id)
+        #expect(budget.contains(.sendFence(id, to: decodeD)))
+        let lost = silent.nodeLost(prefillP)
+        #expect(lost.isEmpty)
+        let reclaimed = silent.reclaimed(id, .fenced, from: decodeD)
+        #expect(reclaimed.last == .settled(id))
+    }
+
+    @Test func aRefusalIsTheOutcome() {
+        var ledger = ledger("reserving")
+        let refused = ledger.refused(id, .noPages, from: decodeD)
+        #expect(refused.first == .deliver(id, .refused(.noPages)))
+        #expect(refused.last == .settled(id))
+    }
+
+    @Test func anUnansweredReservationIsReclaimed() {
+        var ledger = ledger("reserving")
+        let late = ledger.deadlinePassed(.reserveAnswer, id)
+        #expect(late.first == .deliver(id, .failed(HandoffFailure(.reserveTimeout))))
+        #expect(late.contains(.sendReclaim(id, to: decodeD)))
+        let grant = ledger.granted(terms, from: decodeD)
+        #expect(grant.isEmpty)
+        let reclaimed = ledger.reclaimed(id, .drained, from: decodeD)
+        #expect(reclaimed.last == .settled(id))
+    }
+
+    /// Whatever the phase, a lost pair settles the row, with one outcome.
+    @Test(arguments: allPhases)
+    func losingBothNodesSettlesEveryPhase(phase: String) {
+        for order in [[prefillP, decodeD], [decodeD, prefillP]] {
+            var ledger = ledger(phase)
+            let delivered = ledger.rows[0].outcomeDelivered
+            let actions = order.flatMap { ledger.nodeLost($0) }
+            let outcomes = actions.count { if case .deliver = $0 { true } else { false } }
+            #expect(outcomes == (delivered ? 0 : 1))
+            #expect(ledger.isSettled(request: 1) == true)
+        }
+    }
+
+    /// Whatever the phase, a cancel followed by the nodes' answers settles the row, with one outcome.
+    @Test(arguments: allPhases)
+    func aCancelSettlesEveryPhase(phase: String) {
+        var ledger = ledger(phase)
+        let delivered = ledger.rows[0].outcomeDelivered
+        var actions = ledger.cancel(id)
+        actions += ledger.drained(id, posted: 2, completed: 2, from: prefillP)
+        actions += ledger.reclaimed(id, .drained, from: decodeD)
+        actions += ledger.finished(id, from: decodeD)
+        let outcomes = actions.count { if case .deliver = $0 { true } else { false } }
+        #expect(outcomes == (delivered ? 0 : 1))
+        #expect(ledger.isSettled(request: 1) == true)
+    }
+
+    @Test func thePrefillNodeMayDieOnceAllIsWritten() {
+        var ledger = ledger("written")
+        let lost = ledger.nodeLost(prefillP)
+        #expect(lost.isEmpty)
+        let sealed = ledger.sealed(id, from: decodeD)
+        #expect(!sealed.contains(.sendRelease(id, to: prefillP)))
+        #expect(ledger.rows.first?.phase == "decoding")
+    }
+
+    @Test func aSealThatWinsAgainstTheAbort() {
+        var ledger = ledger("draining")
+        let sealed = ledger.sealed(id, from: decodeD)
+        #expect(sealed.contains(.sendCancel(id, to: decodeD)))
+        let finished = ledger.finished(id, from: decodeD)
+        #expect(!finished.contains { if case .deliver = $0 { true } else { false } })
+        let drained = ledger.drained(id, posted: 1, completed: 1, from: prefillP)
+        #expect(drained.last == .settled(id))
+    }
+
+    @Test func tokensAreDeliveredAtMostOnceAndWithoutGaps() {
+        var ledger = ledger("decoding", delivered: 10)
+        #expect(ledger.acceptTokens(id, firstIndex: 8, count: 4) == .deliver(2..<4))
+        #expect(ledger.acceptTokens(id, firstIndex: 8, count: 4) == .drop)
+        #expect(ledger.acceptTokens(id, firstIndex: 13, count: 1) == .gap)
+        #expect(ledger.acceptTokens(id, firstIndex: 12, count: 1) == .deliver(0..<1))
+        let failed = ledger.fail(id, HandoffFailure(.tokenGap))
+        #expect(failed.first == .deliver(id, .failed(HandoffFailure(.tokenGap))))
+        #expect(ledger.acceptTokens(id, firstIndex: 13, count: 1) == .drop)
+        #expect(ledger.acceptTokens(handoff(9), firstIndex: 0, count: 1) == .drop)
+    }
+
+    @Test func aSequenceThatFinishedWithTokensMissingIsNotFinished() {
+        var whole = ledger("decoding", delivered: 3)
+        _ = whole.acceptTokens(id, firstIndex: 3, count: 2)
+        let finished = whole.finished(id, tokens: 2, from: decodeD)
+        #expect(finished.first == .deliver(id, .finished))
+        var lossy = ledger("decoding", delivered: 3)
+        _ = lossy.acceptTokens(id, firstIndex: 3, count: 2)
+        let failed = lossy.finished(id, tokens: 4, from: decodeD)
+        #expect(failed.first == .deliver(id, .failed(HandoffFailure(.tokenGap))))
+    }
+
+    @Test func whatNobodyKnowsIsEnded() {
+        var ledger = HandoffLedger(router: routerA)
+        let grant = ledger.granted(terms, from: decodeD)
+        #expect(grant == [.sendFence(id, to: decodeD)])
+        let sealed = ledger.sealed(id, from: decodeD)
+        #expect(sealed == [.sendCancel(id, to: decodeD)])
+        let foreign = handoff(1, router: Incarnation(0xB))
+        let open = ledger.nodeAttached(decodeD, open: [id, foreign], isDecode: true)
+        #expect(open == [.sendFence(id, to: decodeD)])
+        let source = ledger.nodeAttached(prefillP, open: [id, foreign], isDecode: false)
+        #expect(source == [.sendCancel(id, to: prefillP)])
+    }
+
+    @Test func messagesFromTheWrongNodeAreNotBelieved() {
+        var ledger = ledger("draining")
+        let drained = ledger.drained(id, posted: 0, completed: 0, from: Incarnation(99))
+        #expect(drained.isEmpty)
+        let reclaimed = ledger.reclaimed(id, .drained, from: prefillP)
+        #expect(reclaimed.isEmpty)
+        #expect(ledger.rows.first?.phase == "draining")
+        #expect(ledger.counters.peerFaults == 2)
+    }
+}

@@ -1,0 +1,122 @@
+import Handoff
+import Testing
+
+@Suite struct SlotPoolTests {
+    @Test func generationsChangeWheneverASlotLeavesItsOwner() throws {
+        var pool = SlotPool(slotCount: 2)
+        let leased = try need(pool.lease(1))
+        #expect(leased[0].generation == Generation(1))
+        pool.release(leased[0])
+        let again = try need(pool.lease(1))
+        #expect(again[0].index == leased[0].index)
+        #expect(again[0].generation == Generation(2))
+        #expect(pool.state(of: leased[0]) == nil)
+        #expect(pool.state(of: again[0]) == .inUse)
+    }
+
+    @Test func aPoolGivesAllOrNothing() {
+        var pool = SlotPool(slotCount: 3)
+        let tooMany = pool.lease(4) == nil
+        #expect(tooMany)
+        let all = pool.lease(3)?.count
+        #expect(all == 3)
+        let none = pool.lease(0)?.count
+        #expect(none == 0)
+        let noGrant = pool.grant(1, to: handoff(1)) == nil
+        #expect(noGrant)
+    }
+
+    @Test func cachedSlotsAreFreeOnlyAfterEviction() throws {
+        var pool = SlotPool(slotCount: 1)
+        let slot = try need(pool.lease(1))[0]
+        pool.keep(slot)
+        pool.release(slot)
+        #expect(pool.counts.cached == 1)
+        pool.retain(slot)
+        pool.evict(slot)
+        #expect(pool.counts.inUse == 1)
+        pool.release(slot)
+        #expect(pool.counts.free == 1)
+    }
+
+    /// The pool against the plainest model there is, over random operations.
+    @Test(arguments: 0..<40 as Range<UInt64>)
+    func agreesWithAModel(seed: UInt64) {
+        var random = Seeded(seed)
+        var pool = SlotPool(slotCount: 8)
+        var model = PoolModel(count: 8)
+        for _ in 0..<2000 {
+            switch random.below(7) {
+            case 0, 1:
+                let count = random.below(4)
+                let slots = pool.lease(count)
+                #expect((slots != nil) == (count <= model.count(.free)))
+                for slot in slots ?? [] { model.take(slot) }
+            case 2:
+                model.pick(.inUse, &random).map {
+                    model.users[$0.index, default: 0] += 1
+                    pool.retain($0)
+                }
+            case 3:
+                guard let slot = model.pick(.inUse, &random) ?? nil else { continue }
+                pool.release(slot)
+                model.release(slot)
+            case 4:
+                guard let slot = model.pick(.inUse, &random), !model.kept.contains(slot.index) else { continue }
+                pool.keep(slot)
+                model.kept.insert(slot.index)
+            case 5:
+                guard let slot = model.pick(.cached, &random) else { continue }
+                pool.evict(slot)
+                model.kept.remove(slot.index)
+                model.free(slot)
+            default:
+                guard let slot = model.pick(.cached, &random) else { continue }
+                pool.retain(slot)
+                model.states[slot.index] = .inUse
+                model.users[slot.index] = 1
+            }
+            for state in SlotPool.State.allCases { #expect(pool.counts[state] == model.count(state)) }
+            #expect(pool.counts.total == 8)
+            for index in 0..<UInt32(8) { #expect(pool.generation(at: index)?.value == model.generations[index]) }
+        }
+    }
+}
+
+private struct PoolModel {
+    var states: [UInt32: SlotPool.State]
+    var generations: [UInt32: UInt32]
+    var users: [UInt32: Int] = [:]
+    var kept: Set<UInt32> = []
+
+    init(count: UInt32) {
+        states = Dictionary(uniqueKeysWithValues: (0..<count).map { ($0, .free) })
+        generations = Dictionary(uniqueKeysWithValues: (0..<count).map { ($0, 1) })
+    }
+
+    func count(_ state: SlotPool.State) -> Int { states.values.count { $0 == state } }
+
+    func pick(_ state: SlotPool.State, _ random: inout Seeded) -> SlotRef? {
+        let all = states.filter { $0.value == state }.keys.sorted()
+        guard !all.isEmpty else { return nil }
+        let index = all[random.below(all.count)]
+        return SlotRef(index: index, generation: Generation(generations[index] ?? 0))
+    }
+
+    mutating func take(_ slot: SlotRef) {
+        #expect(states[slot.index] == .free && generations[slot.index] == slot.generation.value)
+        states[slot.index] = .inUse
+        users[slot.index] = 1
+    }
+
+    mutating func release(_ slot: SlotRef) {
+        users[slot.index, default: 0] -= 1
+        guard users[slot.index] == 0 else { return }
+        if kept.contains(slot.index) { states[slot.index] = .cached } else { free(slot) }
+    }
+
+    mutating func free(_ slot: SlotRef) {
+        states[slot.index] = .free
+        generations[slot.index, default: 0] += 1
+    }
+}
