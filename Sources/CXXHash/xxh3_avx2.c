@@ -1,0 +1,17 @@
+// XXH3 compiled for AVX2; called only where the processor has it.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#define XXH_INLINE_ALL
+#define XXH_VECTOR XXH_AVX2
+#include <xxhash.h>
+
+uint64_t baton_xxh3_64_avx2(const void *data, size_t length);
+
+uint64_t baton_xxh3_64_avx2(const void *data, size_t length) { return XXH3_64bits(data, length); }
+#pragma clang attribute pop
+#endif

@@ -1,0 +1,215 @@
+import Handoff
+import Synchronization
+
+/// Why a lane must close: what its peer sent does not fit what it may send.
+struct LaneViolation: Error, Equatable {
+    let kind: LaneCloseReason.Kind
+    let detail: String
+
+    static func stale(_ detail: String) -> LaneViolation { LaneViolation(kind: .staleWrite, detail: detail) }
+    static func malformed(_ detail: String) -> LaneViolation { LaneViolation(kind: .protocolError, detail: detail) }
+
+    var reason: LaneCloseReason { LaneCloseReason(kind, detail) }
+}
+
+/// The decode node's half of "who may write which slot now", for one lane: the only way for a receive thread to
+/// get at an address in the slab is to be let in here for each record.
+///
+///     idle ──bind──▶ bound ◀──leave── landing
+///      ▲               │  └──enter──────▲
+///      └──unbind───────┤
+///                      └──complete──▶ completed ──unbind, bind──▶ …        any ──close──▶ closed
+///
+/// The receive thread takes the grant out while a record lands and puts it back behind it, so nobody else can end
+/// the grant in between: `unbind` answers that it is not quiet, and a fence waits for the thread to leave.
+final class LaneGate: Sendable {
+    private enum State {
+        case idle
+        case bound(BoundGrant)
+        case landing
+        case completed([UInt64])
+        case closed
+    }
+
+    private struct Guarded: Sendable {
+        var state = State.idle
+        /// Of the current grant, or of the last one. Never goes back.
+        var epoch = LaneEpoch(0)
+    }
+
+    private let guarded = Monitor(Guarded())
+    private let fenced = Atomic(false)
+
+    /// Whether the thread must leave; looked at before every read into the slab.
+    var isFenced: Bool { fenced.load(ordering: .acquiring) }
+
+    func fence() { fenced.store(true, ordering: .releasing) }
+
+    // MARK: The node
+
+    /// Lets the lane write what the terms grant. False when the lane is closed, or the terms are over already.
+    func bind(_ terms: GrantTerms) -> Bool {
+        let grant = BoundGrant(terms)
+        return guarded.withLock { guarded in
+            guard terms.epoch.value > guarded.epoch.value, !isFenced else { return false }
+            switch guarded.state {
+            case .idle, .completed:
+                guarded.epoch = terms.epoch
+                guarded.state = .bound(grant)
+                return true
+            case .bound, .landing, .closed:
+                return false
+            }
+        }
+    }
+
+    /// Ends the right to write, and says whether it has ended: false while a record of this epoch is landing.
+    func unbind(_ epoch: LaneEpoch) -> Bool {
+        guarded.withLock { guarded in
+            if epoch.value < guarded.epoch.value { return true }
+            switch guarded.state {
+            case .landing: return false
+            case .closed: return true
+            case .idle, .bound, .completed:
+                guarded.epoch = epoch
+                guarded.state = .idle
+                return true
+            }
+        }
+    }
+
+    /// The digests of the pages that landed in this epoch; nil unless it has completed.
+    func landedDigests(_ epoch: LaneEpoch) -> [UInt64]? {
+        guarded.withLock { guarded in
+            guard case .completed(let digests) = guarded.state, guarded.epoch == epoch else { return nil }
+            return digests
+        }
+    }
+
+    // MARK: The receive thread
+
+    /// Checks a record against the grant and takes the grant out until `leave`.
+    func enter(_ header: FrameHeader, _ ranges: [WireRange], shape: PageShape) throws(LaneViolation) -> BoundGrant {
+        let entered = guarded.withLock { guarded -> Result<BoundGrant, LaneViolation> in
+            guard case .bound(let grant) = guarded.state else { return .failure(.stale("nothing is granted")) }
+            do throws(LaneViolation) {
+                try grant.check(header)
+                try grant.check(ranges, shape: shape)
+            } catch {
+                return .failure(error)
+            }
+            guarded.state = .landing
+            return .success(grant)
+        }
+        return try entered.get()
+    }
+
+    /// The record has landed.
+    func leave(_ grant: BoundGrant) {
+        guarded.withLock { guarded in
+            guard case .landing = guarded.state else { preconditionFailure("leaving a gate that was not entered") }
+            guarded.state = .bound(grant)
+        }
+    }
+
+    /// How many pages the completion record must name; throws when none is due.
+    func expectCompletion(_ header: FrameHeader) throws(LaneViolation) -> Int {
+        let expected = guarded.withLock { guarded -> Result<Int, LaneViolation> in
+            guard case .bound(let grant) = guarded.state else { return .failure(.stale("nothing is granted")) }
+            do throws(LaneViolation) {
+                try grant.check(header)
+            } catch {
+                return .failure(error)
+            }
+            return .success(grant.terms.slots.count)
+        }
+        let count = try expected.get()
+        guard Int(header.count) == count else {
+            throw .malformed("a completion record of \(header.count) pages for a grant of \(count)")
+        }
+        return count
+    }
+
+    /// Ends the right to write with the prefill node's word that everything is written.
+    func complete(_ record: CompletionRecord, shape: PageShape) throws(LaneViolation) {
+        let completed = guarded.withLock { guarded -> Result<Void, LaneViolation> in
+            guard case .bound(let grant) = guarded.state, guarded.epoch == record.epoch else {
+                return .failure(.stale("the grant ended before its completion record"))
+            }
+            guard record.pages.map(\.slot) == grant.terms.slots else {
+                return .failure(.stale("the completion record names other slots or generations"))
+            }
+            guard grant.isFilled(shape) else {
+                return .failure(.malformed("a completion record before the last byte"))
+            }
+            guarded.state = .completed(grant.digests.map(\.value))
+            return .success(())
+        }
+        try completed.get()
+    }
+
+    /// The thread has left for good.
+    func close() {
+        guarded.withLock { $0.state = .closed }
+    }
+}
+
+/// A grant on its lane, with what has landed of it. Layers of a page land in order and once, so one position per
+/// page tells what is there, and a second write to the same bytes is refused even within the grant.
+struct BoundGrant: Sendable {
+    let terms: GrantTerms
+    /// Bytes landed, per page.
+    private var landed: [Int]
+    private(set) var digests: [PageDigest]
+    private(set) var records: UInt32 = 0
+
+    init(_ terms: GrantTerms) {
+        self.terms = terms
+        landed = Array(repeating: 0, count: terms.slots.count)
+        digests = Array(repeating: PageDigest(), count: terms.slots.count)
+    }
+
+    func isFilled(_ shape: PageShape) -> Bool { landed.allSatisfy { $0 == shape.pageBytes } }
+
+    func check(_ header: FrameHeader) throws(LaneViolation) {
+        guard header.handoff == terms.handoff else { throw .stale("a write of another handoff") }
+        guard header.epoch == terms.epoch else { throw .stale("a write of epoch \(header.epoch.value)") }
+        guard header.sequence == records &+ 1 else {
+            throw .malformed("record \(header.sequence) after record \(records)")
+        }
+    }
+
+    /// Every range must be the next whole layers of a granted page at its granted generation.
+    func check(_ ranges: [WireRange], shape: PageShape) throws(LaneViolation) {
+        for (index, range) in ranges.enumerated() {
+            guard Int(range.page) < terms.slots.count else {
+                throw .malformed("page \(range.page) of a grant of \(terms.slots.count)")
+            }
+            guard terms.slots[Int(range.page)] == range.slot else {
+                throw .stale("slot \(range.slot.index) at generation \(range.slot.generation.value) is not granted")
+            }
+            // A page may come twice in a record, its second range behind the first.
+            let before = ranges[..<index].last { $0.page == range.page }
+            let next = before.map { Int($0.offset) + Int($0.length) } ?? landed[Int(range.page)]
+            let end = Int(range.offset) + Int(range.length)
+            guard Int(range.offset) == next, range.length > 0, end <= shape.pageBytes,
+                shape.layer(startingAt: end) != nil
+            else {
+                throw .malformed(
+                    "bytes \(range.offset) to \(end) of page \(range.page) where \(next) landed of \(shape.pageBytes)")
+            }
+        }
+    }
+
+    /// A range has landed at `bytes`.
+    mutating func add(_ range: WireRange, at bytes: UnsafeRawPointer, shape: PageShape, digest: Bool) {
+        let page = Int(range.page)
+        landed[page] = Int(range.offset) + Int(range.length)
+        guard digest, let first = shape.layer(startingAt: Int(range.offset)),
+            let last = shape.layer(startingAt: landed[page])
+        else { return }
+        digests[page].add(layers: first..<last, at: bytes, shape: shape)
+    }
+
+    mutating func recordLanded() { records &+= 1 }
+}

@@ -1,0 +1,85 @@
+package import Handoff
+
+/// Why a lane closed, or was refused.
+package struct LaneCloseReason: Sendable, Hashable, CustomStringConvertible {
+    package enum Kind: String, Sendable, Hashable, CaseIterable {
+        /// The other side closed it or died.
+        case peerClosed
+        /// This side fenced it.
+        case fenced
+        /// This process shuts down, or the peer is not wanted any more.
+        case shutdown
+        /// A record of an older handoff, epoch or generation.
+        case staleWrite
+        /// Bytes that this protocol does not allow.
+        case protocolError
+        /// The other side neither reads nor answers.
+        case timeout
+        case system
+    }
+
+    package let kind: Kind
+    package let detail: String
+
+    package init(_ kind: Kind, _ detail: String = "") {
+        self.kind = kind
+        self.detail = detail
+    }
+
+    package var description: String { detail.isEmpty ? kind.rawValue : "\(kind.rawValue): \(detail)" }
+
+    init(after failure: Socket.Failure, _ doing: String) {
+        switch failure {
+        case .closed: self.init(.peerClosed)
+        case .timeout: self.init(.timeout, doing)
+        case .refused(let reason): self.init(.peerClosed, reason)
+        case .system(let code): self.init(.system, "\(doing): \(errorText(code))")
+        }
+    }
+}
+
+/// Why the decode node turned a connection away before it became a lane.
+package enum LaneRefusal: String, Sendable, Hashable, CaseIterable {
+    case notALane, wrongVersion, wrongDecodeNode, wrongLayout, tooManyLanes, tooManyOfPeer, helloTimeout, noThread
+}
+
+/// What the lanes of a process have done.
+package struct LaneCounters: Sendable {
+    package var opened = 0
+    package var closed: [LaneCloseReason.Kind: Int] = [:]
+    package var refused: [LaneRefusal: Int] = [:]
+    /// Records turned away because their handoff, epoch or generation is over.
+    package var staleWritesRejected = 0
+    package var protocolErrors = 0
+    package var records = 0
+    package var bytes = 0
+    package var completions = 0
+    package var digestMismatches = 0
+    package var fences = 0
+    package var fenceTotal = Duration.zero
+    package var fenceMax = Duration.zero
+    /// Connection attempts that failed.
+    package var dialFailures = 0
+
+    package init() {}
+}
+
+/// What happens on a decode node's lanes. Called on the lane's thread, with no lock held.
+package enum LaneListenerEvent: Sendable {
+    case opened(LaneID, peer: Incarnation, address: String)
+    /// The completion record is in and every byte of the grant has landed. The lane has ended the right to write
+    /// by itself. Answer `verifyDigests` before returning.
+    case completion(LaneID, LaneEpoch, CompletionRecord)
+    /// The receive thread has left the slab for good and the connection is closed: nothing can land any more.
+    case closed(LaneID, LaneCloseReason, fence: Duration?)
+}
+
+/// What happens on a prefill node's lanes. Called on the lane's thread, with no lock held.
+package enum LanePoolEvent: Sendable {
+    case opened(LaneKey)
+    /// `records` of the handoff's records have landed, counted from its first.
+    case acknowledged(LaneKey, HandoffID, LaneEpoch, records: Int)
+    case completionAcknowledged(LaneKey, HandoffID, LaneEpoch)
+    /// The sender has left the slab for good and the connection is closed.
+    case closed(LaneKey, LaneCloseReason)
+}

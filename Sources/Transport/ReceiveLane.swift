@@ -1,0 +1,215 @@
+import Glibc
+import Handoff
+
+/// The decode node's end of one lane: a thread that reads records straight into slab pages.
+final class ReceiveLane: Sendable {
+    let id: LaneID
+    let peer: Incarnation
+    let address: String
+    let gate = LaneGate()
+    private let socket: Socket
+    private let slab: SlabRegion
+    private let settings: Settings
+    private let counters: Monitor<LaneCounters>
+    private let fenceStart = Monitor<Instant?>(nil)
+    private let stopping: Monitor<LaneCloseReason?>
+
+    struct Settings: Sendable {
+        let digests: Bool
+        /// How long a peer may leave acknowledgements unread.
+        let writeTimeout: Duration
+    }
+
+    init(
+        id: LaneID, peer: Incarnation, address: String, socket: Socket, slab: SlabRegion, settings: Settings,
+        counters: Monitor<LaneCounters>
+    ) {
+        self.id = id
+        self.peer = peer
+        self.address = address
+        self.socket = socket
+        self.slab = slab
+        self.settings = settings
+        self.counters = counters
+        stopping = Monitor(nil)
+    }
+
+    /// Makes further landing impossible. Does not wait: the receive thread reports when it has left. Needs nothing
+    /// of the peer, which may be stopped, flooding or gone.
+    func fence(_ reason: LaneCloseReason) {
+        fenceStart.withLock { start in
+            if start == nil { start = .now }
+        }
+        stopping.withLock { stopping in
+            if stopping == nil { stopping = reason }
+        }
+        gate.fence()
+        socket.shutDown()
+    }
+
+    /// Reads records until the lane ends; returns why, after the thread has left the slab for good.
+    func run(_ onCompletion: (CompletionRecord, LaneEpoch) -> Void) -> (reason: LaneCloseReason, fence: Duration?) {
+        var reason = receive(onCompletion)
+        gate.close()
+        socket.closeNow()
+        if let asked = stopping.withLock({ $0 }) { reason = asked }
+        let fence = fenceStart.withLock { start in start.map { Instant.now - $0 } }
+        return (reason, fence)
+    }
+
+    /// Waits until the prefill node knows the lane too; only then may it be granted. False when it never does.
+    func waitUntilReady(_ timeout: Duration) -> Bool {
+        withUnsafeTemporaryAllocation(byteCount: LaneWire.headerBytes, alignment: 8) { bytes in
+            guard (try? socket.read(into: bytes, until: .after(timeout))) != nil else { return false }
+            return FrameHeader(reading: UnsafeRawBufferPointer(bytes)) == .ready
+        }
+    }
+
+    // MARK: Records
+
+    private func receive(_ onCompletion: (CompletionRecord, LaneEpoch) -> Void) -> LaneCloseReason {
+        let prefix = UnsafeMutableRawBufferPointer.allocate(byteCount: LaneWire.recordPrefixBytesMax, alignment: 8)
+        let vectors = UnsafeMutableBufferPointer<iovec>.allocate(capacity: WriteLimits.rangesMax)
+        vectors.initialize(repeating: iovec())
+        defer {
+            vectors.deallocate()
+            prefix.deallocate()
+        }
+        do throws(LaneViolation) {
+            while true {
+                try read(into: UnsafeMutableRawBufferPointer(rebasing: prefix[..<LaneWire.headerBytes]))
+                guard let header = FrameHeader(reading: UnsafeRawBufferPointer(prefix)) else {
+                    throw .malformed("no record header")
+                }
+                switch header.kind {
+                case .data:
+                    try receiveRecord(header, prefix, vectors)
+                case .completion:
+                    onCompletion(try receiveCompletion(header), header.epoch)
+                case .acknowledgement, .completionAcknowledgement, .ready:
+                    throw .malformed("a \(header.kind) from the writing side")
+                }
+            }
+        } catch {
+            count(error)
+            return error.reason
+        }
+    }
+
+    private func receiveRecord(
+        _ header: FrameHeader, _ prefix: UnsafeMutableRawBufferPointer, _ vectors: UnsafeMutableBufferPointer<iovec>
+    ) throws(LaneViolation) {
+        let count = Int(header.count)
+        guard count >= 1, count <= WriteLimits.rangesMax else {
+            throw .malformed("\(count) ranges in a record, of 1 to \(WriteLimits.rangesMax)")
+        }
+        let body = UnsafeMutableRawBufferPointer(rebasing: prefix[..<(count * LaneWire.rangeBytes)])
+        try read(into: body)
+        var reader = WireReader(UnsafeRawBufferPointer(body))
+        let ranges = (0..<count).map { _ in WireRange(reading: &reader) }
+        var grant = try gate.enter(header, ranges, shape: slab.shape)
+        let landed = Result { () throws(LaneViolation) in try land(ranges, &grant, vectors) }
+        grant.recordLanded()
+        gate.leave(grant)
+        let bytes = try landed.get()
+        counters.withLock { counters in
+            counters.records += 1
+            counters.bytes += bytes
+        }
+        try acknowledge(.acknowledgement, header)
+    }
+
+    /// Reads the bytes of a record into the slab; a range's digest is taken as soon as it is there, while it is
+    /// still in the cache. Returns the bytes read.
+    private func land(
+        _ ranges: [WireRange], _ grant: inout BoundGrant, _ vectors: UnsafeMutableBufferPointer<iovec>
+    ) throws(LaneViolation) -> Int {
+        var total = 0
+        for (index, range) in ranges.enumerated() {
+            let address = slab.address(of: range.slot, offset: Int(range.offset))
+            vectors[index] = iovec(iov_base: address, iov_len: Int(range.length))
+            total += Int(range.length)
+        }
+        guard let base = vectors.baseAddress else { return 0 }
+        var first = 0
+        while first < ranges.count {
+            var message = msghdr()
+            message.msg_iov = base + first
+            message.msg_iovlen = ranges.count - first
+            guard !gate.isFenced else { throw LaneViolation(kind: .fenced, detail: "") }
+            var count = recvmsg(socket.descriptor, &message, 0)
+            if count == 0 { throw LaneViolation(kind: .peerClosed, detail: "in the middle of a record") }
+            if count < 0 {
+                if errno == EINTR { continue }
+                throw violation(errno)
+            }
+            while first < ranges.count, count >= vectors[first].iov_len {
+                count -= vectors[first].iov_len
+                let range = ranges[first]
+                let address = slab.address(of: range.slot, offset: Int(range.offset))
+                grant.add(range, at: address, shape: slab.shape, digest: settings.digests)
+                first += 1
+            }
+            if count > 0, let rest = vectors[first].iov_base {
+                vectors[first] = iovec(iov_base: rest + count, iov_len: vectors[first].iov_len - count)
+            }
+        }
+        return total
+    }
+
+    private func receiveCompletion(_ header: FrameHeader) throws(LaneViolation) -> CompletionRecord {
+        let count = try gate.expectCompletion(header)
+        let body = UnsafeMutableRawBufferPointer.allocate(
+            byteCount: count * LaneWire.completedPageBytes, alignment: 8)
+        defer { body.deallocate() }
+        try read(into: body)
+        var reader = WireReader(UnsafeRawBufferPointer(body))
+        let pages = (0..<count).map { _ in SealedPage(reading: &reader) }
+        let record = CompletionRecord(handoff: header.handoff, epoch: header.epoch, pages: pages)
+        try gate.complete(record, shape: slab.shape)
+        counters.withLock { $0.completions += 1 }
+        try acknowledge(.completionAcknowledgement, header)
+        return record
+    }
+
+    private func acknowledge(_ kind: FrameHeader.Kind, _ header: FrameHeader) throws(LaneViolation) {
+        let frame = FrameHeader(
+            kind, count: 0, handoff: header.handoff, epoch: header.epoch, sequence: header.sequence)
+        let sent = withUnsafeTemporaryAllocation(byteCount: LaneWire.headerBytes, alignment: 8) { bytes in
+            frame.write(to: bytes)
+            return Result { () throws(Socket.Failure) in
+                try socket.write(UnsafeRawBufferPointer(bytes), until: .after(settings.writeTimeout))
+            }
+        }
+        if case .failure(let failure) = sent {
+            throw violation(failure, "acknowledgements are not read")
+        }
+    }
+
+    private func read(into bytes: UnsafeMutableRawBufferPointer) throws(LaneViolation) {
+        do throws(Socket.Failure) {
+            try socket.read(into: bytes, until: nil)
+        } catch {
+            throw violation(error, "reading a record")
+        }
+    }
+
+    private func violation(_ code: Int32) -> LaneViolation {
+        violation(code == ECONNRESET || code == EPIPE ? .closed : .system(code), "reading a record")
+    }
+
+    private func violation(_ failure: Socket.Failure, _ doing: String) -> LaneViolation {
+        let reason = LaneCloseReason(after: failure, doing)
+        return LaneViolation(kind: reason.kind, detail: reason.detail)
+    }
+
+    private func count(_ violation: LaneViolation) {
+        counters.withLock { counters in
+            switch violation.kind {
+            case .staleWrite: counters.staleWritesRejected += 1
+            case .protocolError: counters.protocolErrors += 1
+            case .peerClosed, .fenced, .shutdown, .timeout, .system: break
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+import Glibc
+import Handoff
+import Testing
+
+@testable import Transport
+
+/// All suites here, one test after the other: some watch memory or count the process's file descriptors.
+@Suite(.serialized) enum Lanes {}
+
+let decodeNode = Incarnation(0xD0)
+let prefillNode = Incarnation(0x10)
+
+/// Pages of 4 layers, 16 KiB each.
+let testShape = PageShape(layers: 4, layerBytes: 16 << 10)
+
+/// A slab of its own, unmapped at the end.
+final class TestSlab: Sendable {
+    let region: SlabRegion
+    private let bytes: Int
+
+    init(slots: Int, shape: PageShape = testShape) {
+        bytes = slots * shape.pageBytes
+        let base = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        guard let base, base != MAP_FAILED else { fatalError("no memory for a test slab") }
+        region = SlabRegion(base: base, slotCount: slots, shape: shape)
+    }
+
+    deinit { munmap(region.base, bytes) }
+
+    func page(_ slot: Int) -> UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(
+            start: region.base + slot * region.shape.pageBytes, count: region.shape.pageBytes)
+    }
+
+    /// Bytes that differ between slots and positions.
+    func fillWithPattern(_ salt: UInt64) {
+        for slot in 0..<region.slotCount {
+            let words = page(slot).bindMemory(to: UInt64.self)
+            for index in words.indices {
+                words[index] = (UInt64(slot) << 32 | UInt64(index)) &* 0x9E37_79B9_7F4A_7C15 ^ salt
+            }
+        }
+    }
+
+    func fill(_ slot: Int, with byte: UInt8) {
+        memset(region.base + slot * region.shape.pageBytes, Int32(byte), region.shape.pageBytes)
+    }
+
+    func isFilled(_ slot: Int, with byte: UInt8) -> Bool {
+        let first = region.base + slot * region.shape.pageBytes
+        return page(slot)[0] == byte && memcmp(first, first + 1, region.shape.pageBytes - 1) == 0
+    }
+}
+
+/// Events in the order they came, to wait for.
+final class EventLog<Event: Sendable>: Sendable {
+    private let events = Monitor<[Event]>([])
+
+    func append(_ event: Event) { events.update { $0.append(event) } }
+
+    var all: [Event] { events.withLock { $0 } }
+
+    /// The first event that matches, waited for.
+    func first<Result>(within time: Duration = .seconds(20), _ match: (Event) -> Result?) -> Result? {
+        events.wait(until: .after(time)) { events in
+            for event in events { if let result = match(event) { return result } }
+            return nil
+        }
+    }
+
+}
+
+/// A decode node's listener and a prefill node's pool over loopback.
+final class LaneHarness {
+    let source: TestSlab
+    let target: TestSlab
+    let listener: LaneListener
+    let pool: LanePool
+    let received = EventLog<LaneListenerEvent>()
+    let sent = EventLog<LanePoolEvent>()
+
+    init(
+        slots: Int = 32, lanes: Int = 1, host: String = "127.0.0.1",
+        configure: (inout LaneListener.Configuration) -> Void = { _ in }
+    ) throws {
+        source = TestSlab(slots: slots)
+        target = TestSlab(slots: slots)
+        source.fillWithPattern(1)
+        var configuration = LaneListener.Configuration(host: host, port: 0)
+        configure(&configuration)
+        let (received, sent) = (received, sent)
+        listener = try LaneListener(
+            configuration: configuration, slab: target.region, incarnation: decodeNode
+        ) { received.append($0) }
+        var poolConfiguration = LanePool.Configuration()
+        poolConfiguration.lanesPerPeer = lanes
+        poolConfiguration.reconnectPause = .milliseconds(1)
+        pool = LanePool(configuration: poolConfiguration, slab: source.region, incarnation: prefillNode) {
+            sent.append($0)
+        }
+    }
+
+    var address: String { Endpoint(host: listener.host, port: listener.port).description }
+
+    func connect() throws -> LaneKey {
+        pool.setPeers([LanePeer(decode: decodeNode, address: address, name: "decode")])
+        return try #require(openLane())
+    }
+
+    /// The pool's next lane with a number above `last`, open on both sides.
+    func openLane(after last: LaneID = LaneID(0)) -> LaneKey? {
+        let lane = received.first { event in
+            if case .opened(let lane, prefillNode, _) = event, lane > last { lane } else { nil }
+        }
+        return lane.map { LaneKey(decode: decodeNode, lane: $0) }
+    }
+
+    func waitForClose(_ lane: LaneID) -> (reason: LaneCloseReason, fence: Duration?)? {
+        received.first { event in
+            if case .closed(lane, let reason, let fence) = event { (reason, fence) } else { nil }
+        }
+    }
+
+    func shutdown() {
+        pool.shutdown()
+        listener.shutdown()
+    }
+}
+
+func terms(_ lane: LaneID, epoch: UInt32 = 1, slots: Range<Int>, generation: UInt32 = 1, request: UInt64 = 1)
+    -> GrantTerms
+{
+    GrantTerms(
+        handoff: HandoffID(router: Incarnation(1), request: request, attempt: 1), decode: decodeNode, lane: lane,
+        epoch: LaneEpoch(epoch),
+        slots: slots.map { SlotRef(index: UInt32($0), generation: Generation(generation)) })
+}
+
+/// One record with some layers of all pages of a grant; page i is read from source slot i.
+func batch(_ terms: GrantTerms, layers: Range<Int>, pages: Range<Int>? = nil) -> WriteBatch {
+    let bytes = testShape.bytes(of: layers)
+    let ranges = (pages ?? 0..<terms.slots.count).map { page in
+        WriteRange(
+            page: page, source: SlotRef(index: UInt32(page), generation: Generation(1)), target: terms.slots[page],
+            offset: bytes.lowerBound, length: bytes.count)
+    }
+    return WriteBatch(handoff: terms.handoff, epoch: terms.epoch, ranges: ranges)
+}
+
+func openDescriptors() -> Int {
+    guard let directory = opendir("/proc/self/fd") else { return -1 }
+    defer { closedir(directory) }
+    var count = 0
+    while readdir(directory) != nil { count += 1 }
+    return count
+}
+
+/// A peer that says what the test wants, byte for byte.
+final class RawPeer {
+    let socket: Socket
+    private(set) var lane = LaneID(0)
+
+    init(port: UInt16, hello: Bool = true, prefill: Incarnation = prefillNode) throws {
+        let address = try Endpoint(host: "127.0.0.1", port: port).resolve(passive: false)
+        socket = try Socket.make(family: address.family)
+        let result = address.withPointer { Glibc.connect(socket.descriptor, $0, $1) }
+        try #require(result == 0)
+        guard hello else { return }
+        send { LaneHello(prefill: prefill, decode: decodeNode, shape: testShape).write(to: $0) }
+        let answer = try #require(readAck())
+        try #require(answer.status == LaneHelloAck.Status.accepted.rawValue)
+        lane = answer.lane
+        sendHeader(.ready)
+    }
+
+    func readAck() -> LaneHelloAck? {
+        withUnsafeTemporaryAllocation(byteCount: LaneWire.helloAckBytes, alignment: 8) { bytes in
+            guard (try? socket.read(into: bytes, until: .after(.seconds(10)))) != nil else { return nil }
+            return LaneHelloAck(reading: UnsafeRawBufferPointer(bytes))
+        }
+    }
+
+    func readText(_ count: Int) -> String {
+        withUnsafeTemporaryAllocation(byteCount: count, alignment: 8) { bytes in
+            guard (try? socket.read(into: bytes, until: .after(.seconds(10)))) != nil else { return "" }
+            return String(decoding: bytes, as: UTF8.self)
+        }
+    }
+
+    /// Sends a hello-sized frame.
+    func send(_ fill: (UnsafeMutableRawBufferPointer) -> Void) {
+        withUnsafeTemporaryAllocation(byteCount: LaneWire.helloBytes, alignment: 8) { bytes in
+            fill(bytes)
+            _ = try? socket.write(UnsafeRawBufferPointer(bytes), until: .after(.seconds(10)))
+        }
+    }
+
+    func send(_ bytes: [UInt8]) {
+        bytes.withUnsafeBytes { _ = try? socket.write($0, until: .after(.seconds(10))) }
+    }
+
+    func sendHeader(_ header: FrameHeader, ranges: [WireRange] = [], pages: [SealedPage] = []) {
+        let count =
+            LaneWire.headerBytes + ranges.count * LaneWire.rangeBytes + pages.count * LaneWire.completedPageBytes
+        let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 8)
+        defer { bytes.deallocate() }
+        header.write(to: bytes)
+        var writer = WireWriter(UnsafeMutableRawBufferPointer(rebasing: bytes[LaneWire.headerBytes...]))
+        for range in ranges { range.write(to: &writer) }
+        for page in pages { page.write(to: &writer) }
+        _ = try? socket.write(UnsafeRawBufferPointer(bytes), until: .after(.seconds(10)))
+    }
+
+    /// Whether the other side has closed.
+    func isClosed() -> Bool {
+        withUnsafeTemporaryAllocation(byteCount: 1, alignment: 1) { byte in
+            do throws(Socket.Failure) {
+                while true { try socket.read(into: byte, until: .after(.seconds(10))) }
+            } catch {
+                return error == .closed
+            }
+        }
+    }
+}
