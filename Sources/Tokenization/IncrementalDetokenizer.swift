@@ -1,0 +1,37 @@
+/// Turns tokens into text as they come, always whole characters.
+///
+/// All the deltas and `finish()` together equal the text of one `Tokenizer.decode` over the same tokens, except
+/// that the space which SentencePiece models strip from the start of a text is kept: a completion continues its
+/// prompt.
+package struct IncrementalDetokenizer: Sendable {
+    private let tokenizer: Tokenizer
+    private let skipsSpecial: Bool
+    private var repair = UTF8Repair()
+
+    /// Bytes of all tokens so far (those held back included), which is where the next token's text starts.
+    package private(set) var byteOffset = 0
+
+    /// - Parameter skipSpecial: leave control tokens out of the text.
+    package init(_ tokenizer: Tokenizer, skipSpecial: Bool = true) {
+        self.tokenizer = tokenizer
+        skipsSpecial = skipSpecial
+    }
+
+    /// The text that is certain now; empty if the token ends within a character.
+    package mutating func append(_ id: Int32) -> String {
+        if skipsSpecial && tokenizer.isSpecial(id) { return "" }
+        var output: [UInt8] = []
+        for byte in tokenizer.tokenBytes(of: id) {
+            repair.append(byte, to: &output)
+            byteOffset += 1
+        }
+        return String(decoding: output, as: UTF8.self)
+    }
+
+    /// No more tokens: a character left unfinished becomes U+FFFD.
+    package mutating func finish() -> String {
+        var output: [UInt8] = []
+        repair.finish(&output)
+        return String(decoding: output, as: UTF8.self)
+    }
+}
