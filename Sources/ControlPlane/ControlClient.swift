@@ -1,0 +1,251 @@
+import GRPCCore
+import GRPCNIOTransportHTTP2
+package import Handoff
+package import Logging
+import SwiftProtobuf
+import Synchronization
+
+/// A node's end of the control plane: keeps one stream open to one router, registers on it, sends heartbeats,
+/// and comes back with growing waits when it breaks. A node has one client per router.
+package final class ControlClient: Sendable {
+    package enum Event: Sendable {
+        case attached(router: Incarnation)
+        case message(RouterMessage, router: Incarnation)
+        /// Follows each `attached` exactly once. What belongs to that router ends now.
+        case lost(router: Incarnation, reason: String)
+        /// The router refused this node. After a permanent refusal the client ends.
+        case refused(message: String, isPermanent: Bool)
+    }
+
+    package struct Configuration: Sendable {
+        package var router: HostPort
+        package var registration: Registration
+        package var backoff = Backoff()
+        /// How long an attempt to attach may take.
+        package var attachTimeout = Duration.seconds(5)
+
+        package init(router: HostPort, registration: Registration) {
+            self.router = router
+            self.registration = registration
+        }
+    }
+
+    /// One stream's shared state.
+    fileprivate final class Session: Sendable {
+        let outbox = Outbox<Baton_Control_V1_FromNode>()
+        let lastHeard = Mutex(ContinuousClock.now)
+        let router = Mutex<Incarnation?>(nil)
+        let lease = Mutex<(heartbeat: Duration, lease: Duration)?>(nil)
+    }
+
+    private enum Current {
+        case idle
+        case session(Session)
+        case stopped
+    }
+
+    package let configuration: Configuration
+    private let logger: Logger
+    private let load: @Sendable () -> NodeLoad
+    private let onEvent: @Sendable (Event) -> Void
+    private let current = Mutex(Current.idle)
+
+    /// - Parameters:
+    ///   - load: asked for at each heartbeat.
+    ///   - onEvent: called in order, on the stream's task. It must not block.
+    package init(
+        configuration: Configuration, logger: Logger, load: @escaping @Sendable () -> NodeLoad,
+        onEvent: @escaping @Sendable (Event) -> Void
+    ) {
+        self.configuration = configuration
+        self.logger = logger
+        self.load = load
+        self.onEvent = onEvent
+    }
+
+    /// The router this node is attached to now.
+    package var router: Incarnation? {
+        current.withLock { current in
+            if case .session(let session) = current { session.router.withLock { $0 } } else { nil }
+        }
+    }
+
+    /// Queues a message; never blocks. False when the node is not attached: the message is dropped, for what it
+    /// is about ended with the router. A router that does not read is given up.
+    @discardableResult
+    package func send(_ message: NodeMessage) -> Bool {
+        let session = current.withLock { current -> Session? in
+            if case .session(let session) = current { session } else { nil }
+        }
+        guard let session, session.router.withLock({ $0 != nil }) else { return false }
+        switch session.outbox.offer(message.wire, bytes: message.approximateBytes) {
+        case .accepted: return true
+        case .closed: return false
+        case .full:
+            logger.error("the router does not read its messages", metadata: ["router": "\(configuration.router)"])
+            session.outbox.close()
+            return false
+        }
+    }
+
+    /// Ends `run`; what is queued is still sent.
+    package func stop() {
+        let session = current.withLock { current -> Session? in
+            defer { current = .stopped }
+            if case .session(let session) = current { return session }
+            return nil
+        }
+        session?.outbox.close()
+    }
+
+    /// Attaches again and again until `stop`, cancellation, or a permanent refusal, which is thrown.
+    package func run() async throws(ControlError) {
+        var backoff = configuration.backoff
+        while !Task.isCancelled {
+            let session = Session()
+            let isStopped = current.withLock { current in
+                if case .stopped = current { return true }
+                current = .session(session)
+                return false
+            }
+            if isStopped { return }
+            let outcome = await attach(session)
+            current.withLock { current in
+                if case .session = current { current = .idle }
+            }
+            if let router = session.router.withLock({ $0 }) {
+                logger.warning(
+                    "lost the router", metadata: ["router": "\(configuration.router)", "reason": "\(outcome)"])
+                onEvent(.lost(router: router, reason: outcome.description))
+                backoff.reset()
+            } else {
+                logger.debug(
+                    "cannot attach", metadata: ["router": "\(configuration.router)", "reason": "\(outcome)"])
+            }
+            if case .refused(let message, let isPermanent) = outcome {
+                onEvent(.refused(message: message, isPermanent: isPermanent))
+                if isPermanent { throw .rejected(router: configuration.router.description, message: message) }
+            }
+            try? await Task.sleep(for: backoff.next(random: Double.random(in: 0..<1)))
+        }
+    }
+
+    // MARK: One stream
+
+    private enum Outcome: Sendable, CustomStringConvertible {
+        case ended(String)
+        case refused(message: String, isPermanent: Bool)
+
+        var description: String {
+            switch self {
+            case .ended(let reason): reason
+            case .refused(let message, _): message
+            }
+        }
+    }
+
+    private func attach(_ session: Session) async -> Outcome {
+        do {
+            let transport = try HTTP2ClientTransport.Posix(
+                target: .dns(host: configuration.router.host, port: configuration.router.port),
+                transportSecurity: .plaintext,
+                config: .defaults { config in
+                    config.http2.targetWindowSize = 1 << 20
+                    config.connection.keepalive = .init(
+                        time: .seconds(10), timeout: .seconds(5), allowWithoutCalls: true)
+                    // See ControlServer: a delay here is a delay of every token.
+                    config.connection.flushCoalescing = nil
+                })
+            var options = CallOptions.defaults
+            options.waitForReady = false
+            options.maxRequestMessageBytes = ControlLimits.messageBytes
+            options.maxResponseMessageBytes = ControlLimits.messageBytes
+            return try await withGRPCClient(transport: transport) { client in
+                try await Baton_Control_V1_Control.Client(wrapping: client).attach(
+                    options: options,
+                    requestProducer: { writer in
+                        try await writer.write(.with { $0.register = self.configuration.registration.wire })
+                        while let batch = await session.outbox.take() {
+                            try await writer.write(contentsOf: batch)
+                        }
+                    },
+                    onResponse: { response in await self.converse(session, response) })
+            }
+        } catch let error as RPCError {
+            return .ended(error.message.isEmpty ? "\(error.code)" : error.message)
+        } catch {
+            return .ended("\(error)")
+        }
+    }
+
+    private func converse(
+        _ session: Session, _ response: StreamingClientResponse<Baton_Control_V1_FromRouter>
+    ) async -> Outcome {
+        defer { session.outbox.close() }
+        return await withTaskGroup(of: Outcome.self) { group in
+            group.addTask { await self.read(session, response) }
+            group.addTask { await self.beat(session) }
+            let first = await group.next() ?? .ended("cancelled")
+            group.cancelAll()
+            return first
+        }
+    }
+
+    private func read(
+        _ session: Session, _ response: StreamingClientResponse<Baton_Control_V1_FromRouter>
+    ) async -> Outcome {
+        do {
+            for try await message in response.messages {
+                session.lastHeard.withLock { $0 = .now }
+                switch message.body {
+                case .welcome(let welcome):
+                    try welcomed(session, welcome)
+                case .rejected(let rejected):
+                    return .refused(message: Wire.shown(rejected.message), isPermanent: rejected.permanent)
+                default:
+                    guard let router = session.router.withLock({ $0 }) else {
+                        return .ended("the router's first message is not Welcome")
+                    }
+                    if let known = try RouterMessage(message) { onEvent(.message(known, router: router)) }
+                }
+            }
+            return .ended("the router closed the stream")
+        } catch let error as RPCError {
+            return .ended(error.message.isEmpty ? "\(error.code)" : error.message)
+        } catch {
+            return .ended("the router broke the protocol: \(error)")
+        }
+    }
+
+    private func welcomed(_ session: Session, _ welcome: Baton_Control_V1_Welcome) throws(ControlError) {
+        guard session.router.withLock({ $0 == nil }) else {
+            throw .invalid(field: "welcome", reason: "came twice")
+        }
+        let router = try Wire.incarnation(welcome.router, "welcome.router")
+        let heartbeat = try Wire.count(welcome.heartbeatMs, "welcome.heartbeat_ms", in: 10...60_000)
+        let lease = try Wire.count(welcome.leaseMs, "welcome.lease_ms", in: heartbeat * 2...600_000)
+        session.lease.withLock { $0 = (.milliseconds(heartbeat), .milliseconds(lease)) }
+        session.router.withLock { $0 = router }
+        logger.info(
+            "attached", metadata: ["router": "\(configuration.router)", "incarnation": "\(router.text)"])
+        onEvent(.attached(router: router))
+    }
+
+    /// Sends heartbeats, and gives the stream up when the router is silent for a lease.
+    private func beat(_ session: Session) async -> Outcome {
+        let opened = ContinuousClock.now
+        while !Task.isCancelled {
+            guard let (heartbeat, lease) = session.lease.withLock({ $0 }) else {
+                if .now - opened > configuration.attachTimeout { return .ended("no answer to Register") }
+                try? await Task.sleep(for: .milliseconds(5))
+                continue
+            }
+            if ContinuousClock.now - session.lastHeard.withLock({ $0 }) > lease {
+                return .ended(ControlError.leaseLost(lease).description)
+            }
+            send(.heartbeat(load()))
+            try? await Task.sleep(for: heartbeat)
+        }
+        return .ended("cancelled")
+    }
+}

@@ -1,0 +1,83 @@
+package import Handoff
+import Synchronization
+
+/// Runs one role's scheduler and model on a thread of its own. Commands may come from any thread and are applied
+/// between steps (a cancel of a prefill between layers); events go out through one closure, on the engine's thread.
+/// While there is nothing to do the thread sleeps.
+package final class EngineLoop: Sendable {
+    private let shared: EngineShared
+    private let memory: KVMemory
+    private let thread: EngineThread
+    private let isShutDown = Mutex(false)
+
+    /// Allocates scratch memory and starts the threads. `onEvent` must not block, and must not call `shutdown`.
+    package init(
+        model: LoadedModel, memory: KVMemory, options: EngineOptions,
+        onEvent: @escaping @Sendable (EngineEvent) -> Void
+    ) throws(EngineError) {
+        let shared = EngineShared(pages: memory.counts)
+        let core = try EngineCore(model: model, memory: memory, options: options, shared: shared, onEvent: onEvent)
+        let name = options.role == .prefill ? "prefill-engine" : "decode-engine"
+        self.shared = shared
+        self.memory = memory
+        thread = try EngineThread(name: name) { core.run() }
+    }
+
+    deinit { shutdown() }
+
+    /// Prefill role: computes a prompt. Answered by `.started`, then `.pagesReady`, then an ending event.
+    package func submit(_ job: PrefillJob) { shared.mailbox.send(.prefill(job)) }
+
+    /// Decode role: continues a sequence, whose slots belong to the engine from here on.
+    package func start(_ job: DecodeJob) { shared.mailbox.send(.decode(job)) }
+
+    /// Ends a job: `.finished(id, .cancelled, _)` follows unless it has ended already.
+    package func cancel(_ id: HandoffID) { shared.mailbox.send(.cancel(id)) }
+
+    /// Prefill role: nobody reads the job's pages any more. Called once for every job that got `.started`.
+    package func releasePrefill(_ id: HandoffID) { shared.mailbox.send(.release(id)) }
+
+    /// Drops the pages of the prefix cache that nobody uses.
+    package func dropCache() { shared.mailbox.send(.dropCache) }
+
+    /// Says that pages became free outside the engine, for which a sequence may be waiting.
+    package func wake() { shared.mailbox.wake() }
+
+    package func snapshot() -> EngineSnapshot {
+        var snapshot = shared.snapshot.withLock { $0 }
+        snapshot.pages = memory.counts
+        return snapshot
+    }
+
+    /// Pages that a decode node leaves free when it grants; see `EngineSnapshot.pagesWanted`.
+    package var pagesWanted: Int { shared.pagesWanted.load(ordering: .relaxed) }
+
+    /// Ends the loop after the step in progress and joins its threads. Unfinished jobs fail with `.shutDown`;
+    /// no event comes after this returns. Pages that were pinned stay so.
+    package func shutdown() {
+        isShutDown.withLock { done in
+            guard !done else { return }
+            done = true
+            shared.mailbox.send(.stop)
+            thread.join()
+        }
+    }
+}
+
+/// What the loop's thread and everybody else both touch.
+final class EngineShared: Sendable {
+    enum Command: Sendable {
+        case prefill(PrefillJob)
+        case decode(DecodeJob)
+        case cancel(HandoffID)
+        case release(HandoffID)
+        case dropCache
+        case stop
+    }
+
+    let mailbox = Mailbox<Command>()
+    let snapshot: Mutex<EngineSnapshot>
+    let pagesWanted = Atomic(0)
+
+    init(pages: SlotPool.Counts) { snapshot = Mutex(EngineSnapshot(pages: pages)) }
+}

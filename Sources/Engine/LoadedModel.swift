@@ -1,0 +1,118 @@
+package import Kernels
+package import ModelFormat
+
+/// How to load a model. The defaults suit a node that has the machine for itself.
+package struct LoadOptions: Sendable {
+    /// nil: the best instruction set this machine has.
+    package var isa: ISA?
+    package var kvType = CacheType.f16
+    package var pageTokens = 32
+    /// Lowers the model's own limit.
+    package var contextLimit: Int?
+    /// Threads that pack the weights; 0: all cores.
+    package var threads = 0
+
+    package init() {}
+}
+
+extension CacheType {
+    /// A KV element type by the name an option uses: f32, f16 or bf16.
+    package init(option: String) throws(EngineError) {
+        switch option {
+        case "f32": self = .f32
+        case "f16": self = .f16
+        case "bf16": self = .bf16
+        default: throw .invalid(field: "kv dtype", reason: "\(option) is none of f32, f16, bf16")
+        }
+    }
+}
+
+/// A model ready to compute, and what nodes compare before they exchange its KV.
+package final class LoadedModel: Sendable {
+    package let model: any Model
+    package let checkpoint: Checkpoint
+    package let options: LoadOptions
+    package let isa: ISA
+    let table: KernelTable
+    /// What must be equal on two nodes for KV to mean the same: 64 hex digits over the checkpoint, and the context
+    /// limit where the rotary embedding depends on it.
+    package let fingerprint: String
+    /// The ids that end a completion, according to the checkpoint.
+    package let endTokens: [TokenID]
+
+    package var facts: ModelFacts { model.facts }
+    package var layout: PageLayout { model.layout }
+
+    /// Opens a GGUF file, a safetensors file or a directory, and packs its weights. Blocks for seconds.
+    package static func load(path: String, options: LoadOptions = LoadOptions()) throws(EngineError) -> LoadedModel {
+        let checkpoint: Checkpoint
+        let fingerprint: String
+        do throws(ModelFormatError) {
+            checkpoint = try Checkpoint.open(path)
+            fingerprint = try checkpoint.fingerprint()
+        } catch {
+            throw EngineError.model(path: error.subject, problems: error.problems)
+        }
+        let isa = options.isa ?? ISA.best
+        let table = try EngineError.wrap("instruction set") { () throws(KernelError) in try KernelTable(isa: isa) }
+        let pool = try ComputePool.make(threads: options.threads)
+        defer { pool.shutdown() }
+        if let limit = options.contextLimit, limit < 1 {
+            throw .invalid(field: "context limit", reason: "\(limit) is not positive")
+        }
+        switch checkpoint.config {
+        case .llama(let config):
+            let model = try LlamaModel(
+                checkpoint: checkpoint, config: config, options: options, table: table, pool: pool)
+            let suffix = model.rotary.dependsOnServedContext ? "-\(model.facts.contextLimit)" : ""
+            return LoadedModel(
+                model: model, checkpoint: checkpoint, options: options, table: table,
+                fingerprint: fingerprint + suffix)
+        }
+    }
+
+    /// Throws unless the checkpoint has a layer that drafts tokens for speculative decoding.
+    package func requireDraftLayer() throws(EngineError) {
+        throw .invalid(
+            field: "speculate", reason: "the architecture \(facts.architecture) has no draft (MTP) layer to speculate with")
+    }
+
+    private init(
+        model: any Model, checkpoint: Checkpoint, options: LoadOptions, table: KernelTable, fingerprint: String
+    ) {
+        self.model = model
+        self.checkpoint = checkpoint
+        self.options = options
+        self.isa = table.isa
+        self.table = table
+        self.fingerprint = fingerprint
+        endTokens = checkpoint.config.common.eosTokens.compactMap { TokenID(exactly: $0) }
+    }
+}
+
+extension ComputePool {
+    /// A pool of that many threads, or one per core for 0.
+    package static func make(threads: Int) throws(EngineError) -> ComputePool {
+        let count = threads == 0 ? Processors.count : threads
+        guard (1...1024).contains(count) else {
+            throw .invalid(field: "threads", reason: "\(count) is not in 1...1024")
+        }
+        return try EngineError.wrap("threads") { () throws(KernelError) in try ComputePool(threads: count) }
+    }
+}
+
+extension EngineError {
+    /// Runs code of the kernels; what it throws becomes an `invalid` of that field, or `memory`.
+    static func wrap<Value>(
+        _ field: String, _ body: () throws(KernelError) -> Value
+    ) throws(EngineError) -> Value {
+        do throws(KernelError) {
+            return try body()
+        } catch {
+            if case .outOfMemory(let bytes) = error {
+                throw .memory(reason: "no \(SystemMemory.text(bytes)) for \(field)")
+            }
+            throw .invalid(field: field, reason: "\(error)")
+        }
+    }
+}

@@ -1,0 +1,137 @@
+import Engine
+import Handoff
+package import Telemetry
+import Transport
+
+/// The metrics of a node of either role, under the names the field knows.
+package final class NodeMetrics: Sendable {
+    package let registry: MetricsRegistry
+    // Handoffs.
+    let transferLatency: Histogram
+    let transferSpeed: Histogram
+    let transferMegabytes: Gauge
+    let timeToSafeReclaim: Histogram
+    let sealTime: Histogram
+    let fenceTime: Histogram
+    private let proofs: CounterFamily
+    private let refusals: CounterFamily
+    private let failures: CounterFamily
+    private let events: CounterFamily
+    private let fences: Counter
+    private let digestMismatches: Counter
+    private let staleWrites: Counter
+    private let grants: Counter
+    private let seals: Counter
+    // Requests.
+    let finished: CounterFamily
+    let timePerOutputToken: Histogram
+    let firstStep: Histogram
+    let prefillQueue: Histogram
+    let prefillCompute: Histogram
+    private let running: Gauge
+    private let queued: Gauge
+    private let queuedTokens: Gauge
+    private let tokenUsage: Gauge
+    private let cacheHitRate: Gauge
+    private let pages: GaugeFamily
+    private let lanes: GaugeFamily
+    private let openHandoffs: Gauge
+    private let laneBytes: Counter
+    // Engine.
+    private let generatedTokens: Counter
+    private let prefillTokens: Counter
+    private let cachedTokens: Counter
+    private let preemptions: Counter
+    private let evictions: Counter
+    private let stepTime: Histogram
+
+    package init(registry: MetricsRegistry = MetricsRegistry()) {
+        self.registry = registry
+        transferLatency = registry.histogram(
+            "kv_transfer_latency_ms", "Last layer computed to all KV landed, in ms.",
+            bounds: HistogramBounds.milliseconds)
+        transferSpeed = registry.histogram(
+            "kv_transfer_speed_gb_s", "KV bytes of a handoff by the time from its first write to its last, in GB/s.",
+            bounds: [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100])
+        transferMegabytes = registry.gauge("kv_transfer_total_mb", "KV moved since the start, in MB.")
+        timeToSafeReclaim = registry.histogram(
+            "time_to_safe_reclaim_seconds", "Abort of a handoff to the proof that frees its pages.",
+            bounds: HistogramBounds.seconds)
+        sealTime = registry.histogram(
+            "seal_seconds", "Completion record to seal, digest check included.", bounds: HistogramBounds.fine)
+        fenceTime = registry.histogram(
+            "fence_seconds", "Order to fence a lane to the lane being closed.", bounds: HistogramBounds.fine)
+        proofs = registry.counters("quiescence_proofs_total", "Proofs that ended handoffs, by kind.", labels: ["kind"])
+        refusals = registry.counters("reservations_refused_total", "Reservations refused.", labels: ["reason"])
+        failures = registry.counters("handoff_failures_total", "Handoffs that failed, by cause.", labels: ["cause"])
+        events = registry.counters(
+            "handoff_events_dropped_total", "Duplicate, stale and faulty messages, never acted on.", labels: ["kind"])
+        fences = registry.counter("fences_total", "Lanes fenced.")
+        digestMismatches = registry.counter("digest_mismatches_total", "Handoffs whose pages had wrong digests.")
+        staleWrites = registry.counter("stale_write_rejected_total", "Writes for slots that were not granted.")
+        grants = registry.counter("grants_total", "Reservations granted.")
+        seals = registry.counter("seals_total", "Handoffs sealed.")
+        finished = registry.counters("requests_finished_total", "Sequences that ended here.", labels: ["reason"])
+        timePerOutputToken = registry.histogram(
+            "time_per_output_token_seconds", "Mean time per token of a finished sequence, after its first.",
+            bounds: HistogramBounds.seconds)
+        firstStep = registry.histogram("first_decode_step_seconds", "Seal to first token.")
+        prefillQueue = registry.histogram("queue_time_seconds", "Arrival of a prompt to its first compute.")
+        prefillCompute = registry.histogram("prefill_compute_seconds", "First compute of a prompt to its last layer.")
+        running = registry.gauge("num_running_reqs", "Sequences that take part in engine steps.")
+        queued = registry.gauge("num_queue_reqs", "Sequences that wait.")
+        queuedTokens = registry.gauge("num_queue_tokens", "Prompt tokens not yet computed.")
+        tokenUsage = registry.gauge("token_usage", "Share of KV pages that are not free.")
+        cacheHitRate = registry.gauge("cache_hit_rate", "Share of prompt tokens taken from the prefix cache.")
+        pages = registry.gauges("kv_pages", "KV pages by state.", labels: ["state"])
+        lanes = registry.gauges("lanes", "Lanes by state.", labels: ["state"])
+        openHandoffs = registry.gauge("open_handoffs", "Handoffs not settled.")
+        laneBytes = registry.counter("lane_bytes_total", "KV bytes over lanes.")
+        generatedTokens = registry.counter("generation_tokens_total", "Tokens generated.")
+        prefillTokens = registry.counter("prompt_tokens_total", "Prompt tokens computed.")
+        cachedTokens = registry.counter("cached_tokens_total", "Prompt tokens taken from the prefix cache.")
+        preemptions = registry.counter("preemptions_total", "Sequences that gave back their pages for a while.")
+        evictions = registry.counter("evicted_pages_total", "Cached pages given up.")
+        stepTime = registry.histogram(
+            "engine_step_seconds", "Duration of engine steps.", bounds: StepHistogram.boundsSeconds)
+    }
+
+    func update(_ engine: EngineSnapshot) {
+        running.set(engine.running)
+        queued.set(engine.waiting)
+        queuedTokens.set(engine.queuedTokens)
+        let total = engine.pages.total
+        tokenUsage.set(total == 0 ? 0 : Double(total - engine.pages.free) / Double(total))
+        let prompts = engine.cachedTokensTotal + engine.prefillTokensTotal
+        cacheHitRate.set(prompts == 0 ? 0 : Double(engine.cachedTokensTotal) / Double(prompts))
+        for state in SlotPool.State.allCases { pages.with("\(state)").set(engine.pages[state]) }
+        generatedTokens.raise(to: engine.generatedTokensTotal)
+        prefillTokens.raise(to: engine.prefillTokensTotal)
+        cachedTokens.raise(to: engine.cachedTokensTotal)
+        preemptions.raise(to: engine.preemptionsTotal)
+        evictions.raise(to: engine.evictedPagesTotal)
+        stepTime.replace(counts: engine.stepTimes.counts, sum: engine.stepTimes.sumSeconds)
+    }
+
+    func update(_ counters: HandoffCounters, open: Int, idleLanes: Int, busyLanes: Int) {
+        for (kind, count) in counters.proofs { proofs.with(kind.rawValue).raise(to: UInt64(count)) }
+        for (reason, count) in counters.refusals { refusals.with(reason.rawValue).raise(to: UInt64(count)) }
+        for (cause, count) in counters.failures { failures.with(cause.rawValue).raise(to: UInt64(count)) }
+        events.with("duplicate").raise(to: UInt64(counters.duplicates))
+        events.with("stale").raise(to: UInt64(counters.stale))
+        events.with("peer_fault").raise(to: UInt64(counters.peerFaults))
+        fences.raise(to: UInt64(counters.fences))
+        digestMismatches.raise(to: UInt64(counters.digestMismatches))
+        grants.raise(to: UInt64(counters.grants))
+        seals.raise(to: UInt64(counters.seals))
+        openHandoffs.set(open)
+        lanes.with("idle").set(idleLanes)
+        lanes.with("busy").set(busyLanes)
+    }
+
+    func update(_ counters: LaneCounters) {
+        staleWrites.raise(to: UInt64(counters.staleWritesRejected))
+        laneBytes.raise(to: UInt64(counters.bytes))
+        transferMegabytes.set(Double(counters.bytes) / 1e6)
+    }
+}

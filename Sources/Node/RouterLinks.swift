@@ -1,0 +1,85 @@
+package import ControlPlane
+package import Handoff
+package import Logging
+import Synchronization
+
+/// The control streams of a node, one per configured router, and which router is behind which.
+package final class RouterLinks: Sendable {
+    private struct State {
+        var clients: [ControlClient] = []
+        var attached: [Incarnation: ControlClient] = [:]
+    }
+
+    private let state = Mutex(State())
+
+    package init() {}
+
+    /// Whether any router has accepted this node.
+    package var isAttached: Bool { state.withLock { !$0.attached.isEmpty } }
+
+    package var attachedRouters: [Incarnation] { state.withLock { Array($0.attached.keys) } }
+
+    /// Queues a message for a router; dropped when it is not attached.
+    package func send(_ message: NodeMessage, to router: Incarnation) {
+        state.withLock { $0.attached[router] }?.send(message)
+    }
+
+    package func sendToAll(_ message: NodeMessage) {
+        for client in state.withLock({ Array($0.attached.values) }) { client.send(message) }
+    }
+
+    /// Keeps the streams to all routers until `stop` or cancellation. Throws when a router refuses the node for
+    /// good.
+    package func run(
+        _ driver: any NodeDriver, registration: Registration, routers: [HostPort], logger: Logger
+    ) async throws(ControlError) {
+        let clients = routers.map { router in
+            ControlClient(
+                configuration: .init(router: router, registration: registration), logger: logger,
+                load: { driver.load() }, onEvent: { [weak self] in self?.handle($0, router, driver, logger) })
+        }
+        state.withLock { $0.clients = clients }
+        defer { state.withLock { $0.clients = [] } }
+        do {
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for client in clients { group.addTask { try await client.run() } }
+                while try await group.next() != nil {}
+            }
+        } catch let error as ControlError {
+            throw error
+        } catch {
+            return
+        }
+    }
+
+    /// Ends `run`; what is queued is still sent.
+    package func stop() {
+        for client in state.withLock({ $0.clients }) { client.stop() }
+    }
+
+    private func handle(
+        _ event: ControlClient.Event, _ address: HostPort, _ driver: any NodeDriver, _ logger: Logger
+    ) {
+        switch event {
+        case .attached(let router):
+            state.withLock { state in
+                state.attached[router] = state.clients.first { $0.configuration.router == address }
+            }
+            driver.attached(router)
+        case .message(let message, let router):
+            driver.received(message, from: router)
+        case .lost(let router, _):
+            let wasLast = state.withLock { state in
+                // The same router may be attached by two addresses.
+                guard state.attached[router]?.configuration.router == address else { return false }
+                state.attached[router] = nil
+                return true
+            }
+            if wasLast { driver.lost(router) }
+        case .refused(let message, let isPermanent):
+            logger.error(
+                "refused by the router",
+                metadata: ["router": "\(address)", "reason": "\(message)", "permanent": "\(isPermanent)"])
+        }
+    }
+}

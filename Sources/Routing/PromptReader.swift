@@ -1,0 +1,154 @@
+package import API
+package import ControlPlane
+import OrderedJSON
+package import Tokenization
+
+/// The model as the router sees it: its name, tokenizer, chat template and limits. Turns requests into token
+/// ids and sampling terms.
+package struct PromptReader: Sendable {
+    package let name: String
+    /// Further names requests may use for it.
+    package let aliases: [String]
+    /// Seconds since 1970: when it was loaded.
+    package let created: Int64
+    /// Nil when the model's configuration does not say.
+    package let contextLimit: Int?
+    package let tokenizer: Tokenizer
+    /// Nil when the model has none: chat requests are refused.
+    package let template: ChatTemplate?
+
+    package init(
+        name: String, aliases: [String], created: Int64, contextLimit: Int?, tokenizer: Tokenizer,
+        template: ChatTemplate?
+    ) {
+        self.name = name
+        self.aliases = aliases
+        self.created = created
+        self.contextLimit = contextLimit
+        self.tokenizer = tokenizer
+        self.template = template
+    }
+
+    /// Throws a 404 when the request is for another model.
+    package func check(model: String) throws(APIError) {
+        guard model == name || aliases.contains(model) else { throw .unknownModel(model) }
+    }
+
+    /// The prompt of a chat request, through the model's own template.
+    package func prompt(for request: ChatRequest, now: CivilTime) throws(APIError) -> [UInt32] {
+        guard let template else {
+            throw .invalid("The model has no chat template; use /v1/completions.", param: "messages")
+        }
+        var variables: [String: JSON] = [:]
+        for (key, value) in request.templateArguments { variables[key] = value }
+        variables["messages"] = .array(request.messages)
+        variables["tools"] = request.tools ?? .null
+        variables["add_generation_prompt"] = .bool(request.addsGenerationPrompt)
+        variables["bos_token"] = .string(tokenizer.bosText)
+        variables["eos_token"] = .string(tokenizer.eosText)
+        if request.continuesFinalMessage {
+            return encode(try openEnded(request, variables, template, now), addSpecial: false)
+        }
+        return encode(try render(template, variables, now), addSpecial: false)
+    }
+
+    /// The prompt of a completion request.
+    package func prompt(for prompt: CompletionRequest.Prompt, addSpecial: Bool) throws(APIError) -> [UInt32] {
+        switch prompt {
+        case .text(let text):
+            let tokens = encode(text, addSpecial: addSpecial)
+            guard tokens.isEmpty else { return tokens }
+            // Something must come before the first token: as elsewhere, an empty prompt is one end token.
+            guard let start = tokenizer.bosID ?? tokenizer.eosID, let token = UInt32(exactly: start) else {
+                throw .invalid("'prompt' is empty.", param: "prompt")
+            }
+            return [token]
+        case .tokens(let tokens):
+            if let outside = tokens.first(where: { $0 >= UInt32(tokenizer.vocabularySize) }) {
+                throw .invalid(
+                    "'prompt' has the token id \(outside); the vocabulary has \(tokenizer.vocabularySize).",
+                    param: "prompt", code: "invalid_value")
+            }
+            return tokens
+        }
+    }
+
+    /// Sampling terms for one choice of a request.
+    /// - Parameters:
+    ///   - limit: the longest sequence the cluster can hold.
+    ///   - seed: the request's seed, or the one drawn for it; choice i takes seed + i.
+    package func terms(
+        _ options: GenerationOptions, promptTokens: Int, limit: Int, seed: UInt64, choice: Int, promptField: String
+    ) throws(APIError) -> SamplingTerms {
+        guard promptTokens < limit else {
+            throw .contextLength(limit: limit, prompt: promptTokens, completion: nil, param: promptField)
+        }
+        let room = limit - promptTokens
+        if let asked = options.maxTokens, asked > room {
+            throw .contextLength(limit: limit, prompt: promptTokens, completion: asked, param: promptField)
+        }
+        let vocabulary = UInt32(tokenizer.vocabularySize)
+        if let outside = (options.logitBias.map(\.token) + options.stopTokens).first(where: { $0 >= vocabulary }) {
+            throw .invalid(
+                "The token id \(outside) is outside the vocabulary of \(vocabulary).",
+                param: options.stopTokens.contains(outside) ? "stop_token_ids" : "logit_bias", code: "invalid_value")
+        }
+        var terms = SamplingTerms()
+        terms.temperature = Float(options.temperature)
+        terms.topK = options.topK
+        // A top-p of 0 keeps the likeliest token only, which any tiny value does too.
+        terms.topP = max(Float(options.topP), .leastNormalMagnitude)
+        terms.minP = Float(options.minP)
+        terms.repetitionPenalty = Float(options.repetitionPenalty)
+        terms.presencePenalty = Float(options.presencePenalty)
+        terms.frequencyPenalty = Float(options.frequencyPenalty)
+        terms.seed = seed &+ UInt64(choice)
+        terms.logitBias = options.logitBias.map { SamplingTerms.Bias(token: $0.token, bias: Float($0.bias)) }
+        let ends = options.ignoresEndOfSequence ? [] : tokenizer.endIDs.compactMap { UInt32(exactly: $0) }
+        terms.stopTokens = ends + options.stopTokens.filter { !ends.contains($0) }
+        terms.maxTokens = options.maxTokens ?? room
+        terms.minTokens = min(options.minTokens, terms.maxTokens)
+        terms.logprobs = options.logprobs
+        terms.topLogprobs = options.topLogprobs
+        return terms
+    }
+
+    private func encode(_ text: String, addSpecial: Bool) -> [UInt32] {
+        tokenizer.encode(text, addSpecial: addSpecial, parseSpecial: true).map { UInt32(bitPattern: $0) }
+    }
+
+    private func render(
+        _ template: ChatTemplate, _ variables: [String: JSON], _ now: CivilTime
+    ) throws(APIError) -> String {
+        do {
+            return try template.render(variables, now: now)
+        } catch {
+            // Templates refuse conversations they are not made for, with a sentence of their own.
+            throw .invalid("The model's chat template refused the messages: \(error).", param: "messages")
+        }
+    }
+
+    /// The conversation with its last message left open: a mark takes the place of the last content, and
+    /// everything from the mark on is cut off.
+    private func openEnded(
+        _ request: ChatRequest, _ variables: [String: JSON], _ template: ChatTemplate, _ now: CivilTime
+    ) throws(APIError) -> String {
+        guard let last = request.messages.last, case .object(var message) = last,
+            case .string(let content)? = message["content"]
+        else {
+            throw .invalid(
+                "'continue_final_message' needs a last message with text.", param: "continue_final_message")
+        }
+        let mark = "\u{1}baton-open-end\u{1}"
+        message["content"] = .string(mark)
+        var marked = variables
+        marked["messages"] = .array(request.messages.dropLast() + [.object(message)])
+        let text = try render(template, marked, now)
+        guard let range = text.firstRange(of: mark) else {
+            throw .invalid(
+                "The model's chat template does not show the last message; it cannot be continued.",
+                param: "continue_final_message")
+        }
+        return String(text[..<range.lowerBound]) + content
+    }
+}

@@ -1,0 +1,273 @@
+package import API
+package import ControlPlane
+package import Handoff
+package import Logging
+import Synchronization
+import Telemetry
+
+/// A node as the router reaches it: a real one over gRPC, or a fake in a test.
+package struct NodeLink: Sendable {
+    package let registration: Registration
+    /// Never blocks; false when the node is gone.
+    package let send: @Sendable (RouterMessage) -> Bool
+
+    package init(registration: Registration, send: @escaping @Sendable (RouterMessage) -> Bool) {
+        self.registration = registration
+        self.send = send
+    }
+
+    package init(_ node: AttachedNode) {
+        registration = node.registration
+        send = { node.send($0) }
+    }
+}
+
+/// The shell around `RoutingCore`: one lock, the clock, the nodes' streams and the clients' mailboxes.
+///
+/// Every event is handled under the lock, which is held for microseconds: sending to a node only fills a
+/// buffer, and waking a client's task only enqueues it. So effects happen in the order the core gave them.
+package final class Router: Sendable {
+    private struct Client {
+        var mailbox: AnswerMailbox
+        var choice: Int
+        /// The run has ended; the entry stays until the client has taken what it was told.
+        var isOver = false
+    }
+
+    private struct State: ~Copyable {
+        var core: RoutingCore
+        var links: [Incarnation: NodeLink] = [:]
+        var clients: [UInt64: Client] = [:]
+    }
+
+    package let incarnation: Incarnation
+    package let settings: RoutingSettings
+    package let metrics: RouterMetrics
+    private let logger: Logger
+    private let start = ContinuousClock.now
+    private let state: Mutex<State>
+
+    package init(incarnation: Incarnation, settings: RoutingSettings, metrics: RouterMetrics, logger: Logger) {
+        self.incarnation = incarnation
+        self.settings = settings
+        self.metrics = metrics
+        self.logger = logger
+        state = Mutex(State(core: RoutingCore(incarnation: incarnation, settings: settings)))
+    }
+
+    /// Time since this router started: what all its instants are.
+    package var now: Duration { ContinuousClock.now - start }
+
+    // MARK: Requests
+
+    /// Starts a client's runs, all or none; what happens to run i arrives in the mailbox as choice i.
+    package func submit(_ requests: [RunRequest], to mailbox: AnswerMailbox) throws(APIError) -> [UInt64] {
+        let now = now
+        let result = state.withLock { state -> Result<[UInt64], APIError> in
+            let numbers: [UInt64]
+            do throws(APIError) {
+                numbers = try state.core.submit(requests, now: now)
+            } catch {
+                perform(&state, now)
+                return .failure(error)
+            }
+            for (choice, number) in numbers.enumerated() {
+                state.clients[number] = Client(mailbox: mailbox, choice: choice)
+            }
+            perform(&state, now)
+            return .success(numbers)
+        }
+        return try result.get()
+    }
+
+    /// Stops runs at once, in whatever phase they are. Those that have ended are ignored.
+    package func cancel(_ runs: [UInt64]) {
+        guard !runs.isEmpty else { return }
+        handle { core, now in
+            for run in runs { core.cancel(run, now: now) }
+        }
+    }
+
+    /// A stop string was met: the run ends well, and its end arrives in the mailbox.
+    package func complete(_ run: UInt64) {
+        handle { $0.complete(run, now: $1) }
+    }
+
+    // MARK: Nodes
+
+    /// To be called for every event of the control server.
+    package func handle(_ event: NodeEvent) {
+        switch event {
+        case .joined(let node): joined(NodeLink(node))
+        case .message(let node, let message): received(message, from: node.incarnation)
+        case .left(let node, let reason): left(node.incarnation, reason: "\(reason)")
+        }
+    }
+
+    package func joined(_ link: NodeLink) {
+        let now = now
+        state.withLock { state in
+            state.links[link.registration.incarnation] = link
+            state.core.joined(link.registration, now: now)
+            perform(&state, now)
+        }
+    }
+
+    package func received(_ message: NodeMessage, from node: Incarnation) {
+        handle { $0.received(message, from: node, now: $1) }
+    }
+
+    package func left(_ node: Incarnation, reason: String) {
+        let now = now
+        state.withLock { state in
+            state.links[node] = nil
+            state.core.left(node, reason: reason, now: now)
+            perform(&state, now)
+        }
+    }
+
+    /// Why a node may not attach; nil when it may. All nodes of a router serve one model.
+    /// - Parameter expected: the fingerprint of the router's own model; nil where it is not known.
+    package static func refusal(
+        of registration: Registration, expected: String?, attached: [Registration]
+    ) -> String? {
+        let mine = registration.compatibility.fingerprint
+        if let expected, mine != expected {
+            return "model fingerprint is \(mine), the router's model has \(expected)"
+        }
+        if expected == nil, let other = attached.first(where: { $0.name != registration.name }),
+            other.compatibility.fingerprint != mine
+        {
+            return "model fingerprint is \(mine), that of \(other.name) is \(other.compatibility.fingerprint)"
+        }
+        return nil
+    }
+
+    /// Takes a node out of rotation. False when there is none of that name.
+    package func drain(_ name: String) -> Bool {
+        let now = now
+        return state.withLock { state in
+            guard let node = state.core.nodes.named(name) else { return false }
+            state.core.drain(node.id, now: now)
+            perform(&state, now)
+            return true
+        }
+    }
+
+    // MARK: Time and shutdown
+
+    /// Runs deadlines until cancelled.
+    package func runClock(every interval: Duration = .milliseconds(20)) async {
+        while !Task.isCancelled {
+            handle { $0.tick(now: $1) }
+            cutSlowClients()
+            try? await Task.sleep(for: interval)
+        }
+    }
+
+    /// Refuses new requests; waits for the running ones up to the deadline, then ends them; waits briefly for
+    /// the last pages to be reclaimed.
+    package func drain(within limit: Duration) async {
+        let deadline = now + limit
+        handle { core, _ in core.beginDrain() }
+        while now < deadline, activeCount > 0 { try? await Task.sleep(for: .milliseconds(20)) }
+        handle { $0.cancelAll(now: $1) }
+        let last = now + .seconds(2)
+        while now < last, !state.withLock({ $0.core.isIdle }) { try? await Task.sleep(for: .milliseconds(10)) }
+    }
+
+    /// Runs that wait or run.
+    package var activeCount: Int { state.withLock { $0.core.runningCount + $0.core.waitingCount } }
+    package var isDraining: Bool { state.withLock { $0.core.isDraining } }
+
+    /// The longest sequence the attached nodes can hold; nil without a pair.
+    package var sequenceLimit: Int? { state.withLock { $0.core.nodes.sequenceLimit } }
+
+    /// Reads the core's state, for status reports.
+    package func inspect<Value: Sendable>(_ read: (borrowing RoutingCore) -> Value) -> Value {
+        state.withLock { read($0.core) }
+    }
+
+    private func cutSlowClients() {
+        let now = now
+        let slow = state.withLock { state in
+            state.clients = state.clients.filter { !$0.value.isOver || $0.value.mailbox.backlog != nil }
+            return state.clients.compactMap { run, client -> (UInt64, AnswerMailbox)? in
+                guard let backlog = client.mailbox.backlog else { return nil }
+                let isSlow =
+                    now - backlog.since > settings.slowClientTimeout || backlog.tokens > settings.unreadTokensMax
+                return isSlow ? (run, client.mailbox) : nil
+            }
+        }
+        for (run, mailbox) in slow {
+            if !mailbox.isCut {
+                logger.warning("slow client cut off", metadata: ["request": "\(run)"])
+                metrics.slowClients.add()
+            }
+            mailbox.cut()
+        }
+        cancel(slow.map(\.0))
+    }
+
+    // MARK: Effects
+
+    private func handle(_ event: (inout RoutingCore, Duration) -> Void) {
+        let now = now
+        state.withLock { state in
+            event(&state.core, now)
+            perform(&state, now)
+        }
+    }
+
+    private func perform(_ state: inout State, _ now: Duration) {
+        for effect in state.core.takeEffects() {
+            switch effect {
+            case .send(let message, let node):
+                _ = state.links[node]?.send(message)
+            case .deliver(let event, let run):
+                guard let client = state.clients[run] else { continue }
+                client.mailbox.append(event, choice: client.choice, now: now)
+                if case .ended = event { state.clients[run]?.isOver = true }
+            case .note(let note):
+                if case .ended(let run, .cancelled, _, _) = note { state.clients[run] = nil }
+                metrics.count(note)
+                log(note)
+            }
+        }
+    }
+
+    private func log(_ note: RoutingNote) {
+        switch note {
+        case .nodeJoined(let name, let warning):
+            if let warning { logger.warning("node \(warning)", metadata: ["node": "\(name)"]) }
+        case .runFailed(let run, let error):
+            logger.warning(
+                "request failed",
+                metadata: ["request": "\(run)", "status": "\(error.status)", "reason": "\(error.message)"])
+        case .retrying(let handoff, let cause, let delivered):
+            logger.notice(
+                "trying again",
+                metadata: ["handoff": "\(handoff)", "reason": "\(cause)", "delivered": "\(delivered)"])
+        case .refused(let handoff, let reason, let node):
+            logger.debug(
+                "refused", metadata: ["handoff": "\(handoff)", "reason": "\(reason)", "node": "\(node)"])
+        case .probed(let prefill, let decode, let failure):
+            if let failure {
+                logger.warning(
+                    "round trip failed",
+                    metadata: ["prefill": "\(prefill)", "decode": "\(decode)", "reason": "\(failure)"])
+            } else {
+                logger.info("round trip works", metadata: ["prefill": "\(prefill)", "decode": "\(decode)"])
+            }
+        case .ended(let run, let outcome, let request, let tokens):
+            logger.info(
+                "request ended",
+                metadata: [
+                    "request": "\(run)", "outcome": "\(outcome)", "prompt": "\(request.prompt.count)",
+                    "completion": "\(tokens)", "attempts": "\(request.times.attempts)",
+                    "prefill": "\(request.times.prefillNode)", "decode": "\(request.times.decodeNode)",
+                ])
+        case .nodeLeft, .settled, .tokenGap, .firstToken: break
+        }
+    }
+}

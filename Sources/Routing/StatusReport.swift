@@ -1,0 +1,131 @@
+import ControlPlane
+import Handoff
+package import OrderedJSON
+
+/// What the admin API shows of the router and its nodes, as JSON. Operators and scripts
+/// rely on the shapes: docs/operating.md.
+extension RoutingCore {
+    /// Counts of ledger rows by phase; phases without rows are 0.
+    package var handoffStates: [(String, Int)] {
+        var counts: [String: Int] = [:]
+        for row in ledger.rows { counts[row.phase, default: 0] += 1 }
+        return counts.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
+    }
+
+    /// `GET /admin/status`.
+    package func statusReport(model: String, version: String, now: Duration) -> JSON {
+        [
+            "model": .string(model),
+            "version": .string(version),
+            "incarnation": .string(incarnation.hexText),
+            "uptime_s": .int(now.components.seconds),
+            "ready": .bool(probes.isReady),
+            "draining": .bool(isDraining),
+            "requests": [
+                "running": .int(Int64(runningCount)),
+                "waiting": .int(Int64(waitingCount)),
+                "queue_limit": .int(Int64(settings.queueLimit)),
+            ],
+            "handoffs": [
+                "open": .int(Int64(unsettledCount)),
+                "by_state": .object(JSONObject(handoffStates.map { ($0, .int(Int64($1))) })),
+            ],
+            "nodes": .array(nodes.all.map { nodeReport($0, now: now) }),
+        ]
+    }
+
+    /// One entry of `nodes`.
+    package func nodeReport(_ node: NodeTable.Entry, now: Duration) -> JSON {
+        let load = node.load ?? NodeLoad()
+        let registration = node.registration
+        let mismatch = nodes.mismatch(of: node)
+        var lastError = load.lastError.isEmpty ? node.lastFailure : load.lastError
+        if let mismatch { lastError = mismatch }
+        func count(_ value: Int) -> JSON { .int(Int64(value)) }
+        return [
+            "name": .string(registration.name),
+            "role": .string(registration.role.rawValue),
+            "state": .string(state(of: node, isPaired: mismatch == nil)),
+            "model": .string(registration.model),
+            "incarnation": .string(node.id.hexText),
+            "http": .string(registration.httpAddress),
+            "lane_address": .string(registration.laneAddress),
+            "version": .string(registration.version),
+            "attached_s": .int((now - node.joined).components.seconds),
+            "compatibility": [
+                "fingerprint": .string(registration.compatibility.fingerprint),
+                "page_layout": .string(registration.compatibility.pageLayout),
+                "kv_dtype": .string(registration.compatibility.kvType),
+                "isa_class": .string(registration.compatibility.isaClass),
+                "page_tokens": count(registration.compatibility.pageTokens),
+                "page_bytes": count(registration.compatibility.pageBytes),
+            ],
+            "context_limit": count(registration.contextLimit),
+            "pages": [
+                "total": count(registration.slots), "free": count(load.slots.free),
+                "in_use": count(load.slots.inUse), "granted": count(load.slots.granted),
+                "quarantined": count(load.slots.quarantined), "cached": count(load.slots.cached),
+            ],
+            "requests": ["running": count(load.running), "waiting": count(load.waiting)],
+            "queued_tokens": count(load.queuedTokens),
+            "tokens_per_second": .double(load.tokensPerSecond),
+            "tokens_total": count(load.tokensTotal),
+            "lanes": [
+                "idle": count(load.lanesIdle), "busy": count(load.lanesBusy),
+                "errors": .array(node.lanes.values.map(\.error).filter { !$0.isEmpty }.sorted().map { .string($0) }),
+            ],
+            "open_handoffs": count(load.openHandoffs),
+            "stale_writes": count(load.staleWrites), "fences": count(load.fences),
+            "digest_mismatches": count(load.digestMismatches), "preemptions": count(load.preemptions),
+            "last_error": .string(lastError),
+        ]
+    }
+
+    private func state(of node: NodeTable.Entry, isPaired: Bool) -> String {
+        if node.isDraining {
+            let load = node.load ?? NodeLoad()
+            let isEmpty = load.running == 0 && load.waiting == 0 && load.openHandoffs == 0 && node.sequences == 0
+            return isEmpty ? "drained" : "draining"
+        }
+        if !isPaired { return "unpaired" }
+        if node.load == nil { return "joining" }
+        return "ready"
+    }
+
+    /// `GET /admin/handoffs`.
+    package func handoffReport() -> JSON {
+        .array(
+            ledger.rows.map { row in
+                [
+                    "handoff": .string("\(row.id)"),
+                    "request": .int(Int64(clamping: row.id.request)),
+                    "attempt": .int(Int64(row.id.attempt)),
+                    "state": .string(row.phase),
+                    "prefill": .string(nodes[row.prefill]?.registration.name ?? row.prefill.hexText),
+                    "decode": .string(nodes[row.decode]?.registration.name ?? row.decode.hexText),
+                    "pages": .int(Int64(row.pages)),
+                ]
+            })
+    }
+
+    /// Why `/ready` says no; nil when it says yes.
+    package func unreadyReason() -> String? {
+        if isDraining { return "the router is shutting down" }
+        if probes.isReady { return nil }
+        var job = PairPolicy.Job(tokens: 1)
+        job.pinned = nil
+        if case .noPair(let missing) = PairPolicy.choose(job, nodes: nodes, affinity: affinity, now: .zero) {
+            return missing
+        }
+        if let failure = probes.lastFailure { return "no round trip has succeeded: \(failure)" }
+        return "no round trip from prefill to decode has succeeded yet"
+    }
+}
+
+extension Incarnation {
+    /// 16 hex digits.
+    var hexText: String {
+        let digits = String(value, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
+}

@@ -1,0 +1,4 @@
+/// The version that every executable reports.
+package enum ProcessVersion {
+    package static let text = "0.1.0"
+}

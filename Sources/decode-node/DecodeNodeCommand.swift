@@ -1,0 +1,44 @@
+import ArgumentParser
+import ControlPlane
+import Node
+
+@main
+struct DecodeNodeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "decode-node",
+        abstract: "Receives KV pages from prefill nodes and generates tokens.",
+        version: NodeProcess.version,
+        subcommands: [ServeCommand.self],
+        defaultSubcommand: ServeCommand.self)
+}
+
+struct ServeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "serve", abstract: "Attaches to routers and serves until it is stopped.")
+
+    @OptionGroup var node: NodeOptions
+
+    @Option(help: ArgumentHelp("Where lanes of prefill nodes are accepted.", valueName: "host:port"))
+    var lane = "127.0.0.1:0"
+
+    @Option(help: ArgumentHelp("Folder for pages that arrived with wrong digests.", valueName: "folder"))
+    var evidence: String?
+
+    func validate() throws {
+        do throws(NodeError) {
+            _ = try NodeOptions.address(lane, "lane", ports: 0...65535)
+        } catch {
+            throw ValidationError(error.description)
+        }
+    }
+
+    func run() async throws {
+        let lane = lane
+        let evidence = evidence
+        let status = await NodeProcess.run(.decode, node) { (configuration) throws(NodeError) in
+            configuration.lane = try NodeOptions.address(lane, "lane", ports: 0...65535)
+            configuration.evidenceDirectory = evidence
+        }
+        throw ExitCode(status)
+    }
+}

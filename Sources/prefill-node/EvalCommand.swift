@@ -1,0 +1,96 @@
+import ArgumentParser
+import Engine
+import Glibc
+import Kernels
+import Tokenization
+
+/// Runs the engine in this one process, without a cluster, and writes its numbers for an outside reference.
+struct EvalCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "eval",
+        abstract: "Run the engine without a cluster: logits, hidden states, greedy continuation, perplexity.",
+        discussion: """
+            FILE.json holds a list of token ids, a list of such lists, or an object {name: ids}. The output is a \
+            safetensors file with, for each sequence, logits [S, V] and on request hidden [L+1, S, H], \
+            greedy_ids [N] and greedy_logits [N, V], prefixed by the sequence's name. \
+            hidden: the embedding, the residual stream after each layer but the last, the final norm's output.
+            """)
+
+    @Option(help: "GGUF file, safetensors file, or directory of a checkpoint.")
+    var model: String
+
+    @Option(help: ArgumentHelp("Token ids to evaluate.", valueName: "file.json"))
+    var ids: String?
+
+    @Option(help: ArgumentHelp("Where the tensors go.", valueName: "file.safetensors"))
+    var out: String?
+
+    @Option(help: ArgumentHelp("Tokens of the greedy continuation.", valueName: "n"))
+    var greedy = 0
+
+    @Option(help: ArgumentHelp("Drafts per round of speculative decoding.", valueName: "k"))
+    var speculate: Int?
+
+    @Flag(help: "Write hidden states too.")
+    var hidden = false
+
+    @Option(help: ArgumentHelp("Print the loss of a text, or of the file of that name.", valueName: "text"))
+    var perplexity: String?
+
+    @Option(help: "Compute threads; 0 is all cores.")
+    var threads = 0
+
+    @Option(help: "Instruction set: portable, avx2 or avx512; the best one by default.")
+    var isa: String?
+
+    @Option(help: "Element type of the KV cache: f32, f16 or bf16.")
+    var kvDtype = "f16"
+
+    @Option(help: "Positions computed per forward pass.")
+    var chunk = 512
+
+    @Option(help: "Tokens per KV page.")
+    var pageTokens = 32
+
+    func validate() throws {
+        guard ids != nil || perplexity != nil else {
+            throw ValidationError("nothing to do: give --ids with --out, or --perplexity")
+        }
+        guard (ids == nil) == (out == nil) else { throw ValidationError("--ids and --out belong together") }
+    }
+
+    func run() throws {
+        let options = try loadOptions()
+        let loaded = try LoadedModel.load(path: model, options: options)
+        if speculate != nil { try loaded.requireDraftLayer() }
+        let evaluation = try Evaluation(model: loaded, threads: threads, chunkTokens: chunk)
+        if let ids, let out {
+            let input = try EvaluationInput(json: TextFile.read(ids))
+            var outputs = Evaluation.Outputs()
+            outputs.greedy = greedy
+            outputs.hidden = hidden
+            try evaluation.write(input, outputs, to: out)
+        }
+        if let perplexity {
+            let text = TextFile.exists(perplexity) ? try TextFile.read(perplexity) : Array(perplexity.utf8)
+            let tokens = try loaded.tokenizer().encode(
+                String(decoding: text, as: UTF8.self), addSpecial: true, parseSpecial: false)
+            let (loss, count) = try evaluation.loss(of: tokens)
+            print("tokens \(count) loss \(loss) perplexity \(exp(loss))")
+        }
+    }
+
+    private func loadOptions() throws -> LoadOptions {
+        var options = LoadOptions()
+        if let isa {
+            guard let known = ISA(rawValue: isa) else {
+                throw ValidationError("--isa \(isa) is none of \(ISA.allCases.map(\.rawValue).joined(separator: ", "))")
+            }
+            options.isa = known
+        }
+        options.kvType = try CacheType(option: kvDtype)
+        options.pageTokens = pageTokens
+        options.threads = threads
+        return options
+    }
+}

@@ -1,0 +1,24 @@
+import ArgumentParser
+import ControlPlane
+import Node
+
+@main
+struct PrefillNodeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "prefill-node",
+        abstract: "Computes prompts and writes their KV pages to decode nodes.",
+        version: NodeProcess.version,
+        subcommands: [ServeCommand.self, EvalCommand.self],
+        defaultSubcommand: ServeCommand.self)
+}
+
+struct ServeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "serve", abstract: "Attaches to routers and serves until it is stopped.")
+
+    @OptionGroup var node: NodeOptions
+
+    func run() async throws {
+        throw ExitCode(await NodeProcess.run(.prefill, node))
+    }
+}

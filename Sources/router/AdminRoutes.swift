@@ -1,0 +1,72 @@
+import API
+import HTTPTypes
+import Hummingbird
+import Logging
+import NIOCore
+import OrderedJSON
+import Routing
+
+/// The operator's interface, under `/admin`: what `router status`, `drain` and `handoffs` talk to.
+extension FrontDoor {
+    func admin(_ request: Request, _ context: DoorContext) throws(APIError) -> Response {
+        try checkOperator(request, context)
+        let now = router.now
+        let path = request.uri.path
+        switch path {
+        case "/admin/status":
+            try expect(request, .get)
+            let name = prompts.name
+            let version = version
+            return .json(router.inspect { $0.statusReport(model: name, version: version, now: now) })
+        case "/admin/nodes":
+            try expect(request, .get)
+            return .json(router.inspect { core in .array(core.nodes.all.map { core.nodeReport($0, now: now) }) })
+        case "/admin/handoffs":
+            try expect(request, .get)
+            return .json(router.inspect { $0.handoffReport() })
+        default:
+            let parts = path.split(separator: "/")
+            guard parts.count == 4, parts[1] == "nodes", parts[3] == "drain" else {
+                throw .unknownAddress(method: request.method.rawValue, path: path)
+            }
+            try expect(request, .post)
+            let name = String(parts[2])
+            guard router.drain(name) else {
+                throw APIError(
+                    status: 404, type: "invalid_request_error",
+                    message: "No node is called \(APIError.quoted(name)); `router nodes` lists them.",
+                    param: "node", code: "node_not_found")
+            }
+            logger.notice("draining a node", metadata: ["node": "\(name)"])
+            return .json(["node": .string(name), "state": "draining"])
+        }
+    }
+
+    /// With an admin key: that key. Without: connections from this host, and no page a browser loaded elsewhere
+    /// (browsers send `Origin` on what scripts send).
+    private func checkOperator(_ request: Request, _ context: DoorContext) throws(APIError) {
+        if let key = settings.adminKey {
+            guard let given = request.bearerKey, equalInConstantTime(key, given) else { throw .unauthorized() }
+            return
+        }
+        let isLocal = context.channel.remoteAddress?.isLoopback ?? false
+        guard isLocal, request.headers[.origin] == nil else {
+            throw APIError(
+                status: 403, type: "permission_error",
+                message:
+                    "The admin interface is open to this host only; start the router with --admin-key to change that.",
+                code: "admin_local_only")
+        }
+    }
+}
+
+extension SocketAddress {
+    /// 127.0.0.0/8, ::1, the same mapped into IPv6, or a Unix socket.
+    var isLoopback: Bool {
+        switch self {
+        case .v4: ipAddress?.hasPrefix("127.") ?? false
+        case .v6: ipAddress == "::1" || ipAddress?.hasPrefix("::ffff:127.") ?? false
+        case .unixDomainSocket: true
+        }
+    }
+}

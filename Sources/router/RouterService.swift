@@ -1,0 +1,143 @@
+import ControlPlane
+import Glibc
+import Handoff
+import Hummingbird
+import HummingbirdCore
+import Logging
+import NIOCore
+import NIOPosix
+import Routing
+import ServiceLifecycle
+import Synchronization
+import Telemetry
+import Tokenization
+import UnixSignals
+
+/// A running router: HTTP server, control server, clock, and their orderly end.
+struct RouterService {
+    private let options: ServeOptions
+    private let logger: Logger
+
+    init(_ options: ServeOptions) {
+        self.options = options
+        let format = options.logFormat ?? (isatty(STDERR_FILENO) == 1 ? .text : .json)
+        let level = options.logLevel.level
+        logger = Logger(label: "router") { label in
+            var handler = LineLogHandler(label: label, format: format)
+            handler.logLevel = level
+            return handler
+        }
+    }
+
+    func run() async throws {
+        signal(SIGPIPE, SIG_IGN)
+        let model = try RouterModel.load(path: options.model, name: options.modelName)
+        let incarnation = Incarnation(UInt64.random(in: 1...UInt64.max))
+        var settings = options.routingSettings
+        // Any few tokens will do: a probe shows that pages travel and a token comes back.
+        settings.probeTokens = probeTokens(model.prompts)
+        let metrics = RouterMetrics()
+        let router = Routing.Router(
+            incarnation: incarnation, settings: settings, metrics: metrics, logger: logger)
+        metrics.watch(router)
+        guard let controlAddress = HostPort(options.control), let httpAddress = HostPort(options.http) else {
+            throw CommandError("--control and --http must be HOST:PORT")
+        }
+        let control: ControlServer
+        do throws(ControlError) {
+            let expected = model.fingerprint
+            control = try ControlServer(
+                configuration: .init(address: controlAddress, router: incarnation), logger: logger,
+                admit: { Routing.Router.refusal(of: $0, expected: expected, attached: $1) },
+                onEvent: { router.handle($0) })
+        } catch {
+            throw CommandError("--control \(options.control): \(error)")
+        }
+        let connections = Connections()
+        let door = FrontDoor(
+            router: router, prompts: model.prompts, settings: options.doorSettings, connections: connections,
+            version: batonVersion, logger: logger)
+        try await serve(door, control, router, httpAddress)
+    }
+
+    private func probeTokens(_ prompts: PromptReader) -> [UInt32] {
+        let tokens = prompts.tokenizer.encode("Are you ready?", addSpecial: true, parseSpecial: false)
+        return tokens.isEmpty ? [0, 0] : tokens.prefix(16).compactMap { UInt32(exactly: $0) }
+    }
+
+    private func serve(
+        _ door: FrontDoor, _ control: ControlServer, _ router: Routing.Router, _ address: HostPort
+    ) async throws {
+        let logger = logger
+        let controlPort = control.port
+        let stallTimeout = Duration.seconds(options.slowClientTimeout)
+        let application = Application(
+            responder: door,
+            server: .http1(
+                configuration: .init(
+                    additionalChannelHandlers: [
+                        ConnectionGuard(connections: door.connections, stallTimeout: stallTimeout)
+                    ],
+                    idleTimeout: .seconds(75))),
+            configuration: .init(
+                address: .hostname(address.host, port: address.port),
+                availableConnectionsDelegate: MaximumAvailableConnections(options.connections, logger: logger)),
+            onServerRunning: { channel in
+                let port = channel.localAddress?.port ?? address.port
+                logger.info(
+                    "ready", metadata: ["http": "\(address.host):\(port)", "control_port": "\(controlPort)"])
+            },
+            logger: quiet(logger))
+        var group = ServiceGroupConfiguration(
+            services: [
+                .init(service: ControlService(server: control)), .init(service: ClockService(router: router)),
+                .init(service: application),
+            ], logger: quiet(logger))
+        // Connections that stay open do not keep the process: whoever is served was waited for before.
+        group.maximumGracefulShutdownDuration = .seconds(3)
+        group.maximumCancellationDuration = .seconds(2)
+        let services = ServiceGroup(configuration: group)
+        let limit = Duration.seconds(options.drainTimeout)
+        let watchesParent = options.stopWithParent
+        // A task of its own: it ends with the process, and must not keep the group from ending.
+        let stopper = Task {
+            await StopRequests(watchesParent: watchesParent).first(logger: logger)
+            await router.drain(within: watchesParent ? min(limit, .seconds(1)) : limit)
+            await services.triggerGracefulShutdown()
+        }
+        defer { stopper.cancel() }
+        do {
+            try await services.run()
+        } catch let error as IOError {
+            throw CommandError("--http \(options.http): \(error.description)")
+        }
+        logger.info("stopped")
+    }
+
+    /// The libraries' own chatter only matters when something is wrong.
+    private func quiet(_ logger: Logger) -> Logger {
+        var logger = logger
+        logger.logLevel = max(logger.logLevel, .warning)
+        return logger
+    }
+}
+
+struct ControlService: Service {
+    let server: ControlServer
+
+    func run() async throws {
+        try await withGracefulShutdownHandler {
+            try await server.run()
+        } onGracefulShutdown: {
+            server.stop()
+        }
+    }
+}
+
+struct ClockService: Service {
+    let router: Routing.Router
+
+    func run() async throws {
+        await cancelWhenGracefulShutdown { await router.runClock() }
+    }
+}

@@ -1,0 +1,82 @@
+import Glibc
+import OrderedJSON
+import Testing
+
+extension ClusterTests {
+    /// Nodes that die, drain, and come back while clients are served.
+    @Suite(.serialized) struct NodeLossTests {
+        @Test(.timeLimit(.minutes(10)))
+        func killedNodesCostNobodyAToken() async throws {
+            var workload = Workload(seed: 30)
+            let requests = workload.requests(40)
+            let reference = try await StormTests.reference(requests)
+            let cluster = try await Cluster.start(prefill: 2, decode: 2)
+            for victim in ["decode-1", "prefill-2"] {
+                async let storm = StormTests.wave(
+                    100, of: requests, against: reference, on: cluster, seed: UInt64(victim.count))
+                try await cluster.wait(for: "work on \(victim)") { ($0.node(victim)?.openHandoffs ?? 0) > 0 }
+                let process = try cluster.process(victim)
+                process.send(SIGKILL)
+                #expect(await process.waitForExit(.seconds(5)) == .signal(SIGKILL))
+                try await cluster.wait(for: "\(victim) to be noticed") { $0.node(victim)?.state != "ready" }
+                try cluster.launch(victim)
+                let outcome = await storm
+                #expect(outcome.finished >= 80)
+                try await cluster.waitUntilReady(nodes: 4)
+                try await cluster.waitUntilQuiet()
+            }
+            // Those that came back are used again.
+            _ = await StormTests.wave(32, of: requests, against: reference, on: cluster, seed: 9)
+            try await cluster.waitUntilQuiet()
+            await cluster.stop()
+        }
+
+        @Test(.timeLimit(.minutes(5)))
+        func aStoppedPrefillNodeCannotWriteLate() async throws {
+            var workload = Workload(seed: 31)
+            let requests = workload.requests(24)
+            let reference = try await StormTests.reference(requests)
+            let cluster = try await Cluster.start(prefill: 2, decode: 1)
+            async let storm = StormTests.wave(60, of: requests, against: reference, on: cluster, seed: 4)
+            try await cluster.wait(for: "work on prefill-1") { ($0.node("prefill-1")?.openHandoffs ?? 0) > 0 }
+            let process = try cluster.process("prefill-1")
+            process.send(SIGSTOP)
+            // Its lease ends, its work is fenced and done again by the other; then it wakes up and goes on writing.
+            try await cluster.wait(for: "the lease to end") { $0.node("prefill-1")?.state != "ready" }
+            process.send(SIGCONT)
+            let outcome = await storm
+            #expect(outcome.finished >= 48)
+            try await cluster.waitUntilReady(nodes: 3)
+            try await cluster.waitUntilQuiet()
+            await cluster.stop()
+        }
+
+        @Test(.timeLimit(.minutes(5)))
+        func aDrainedNodeFinishesItsWorkAndLeaves() async throws {
+            var workload = Workload(seed: 32)
+            let requests = workload.requests(16)
+            let reference = try await StormTests.reference(requests)
+            let cluster = try await Cluster.start(prefill: 1, decode: 2)
+            async let storm = StormTests.wave(48, of: requests, against: reference, on: cluster, seed: 5)
+            try await cluster.wait(for: "work on decode-2") { ($0.node("decode-2")?.openHandoffs ?? 0) > 0 }
+            let node = try cluster.process("decode-2")
+            node.send(SIGTERM)
+            #expect(await node.waitForExit(.seconds(60)) == .code(0))
+            let outcome = await storm
+            #expect(outcome.finished >= 38)
+            try await cluster.waitUntilQuiet()
+            await cluster.stop()
+        }
+
+        @Test(.timeLimit(.minutes(5)))
+        func everythingStopsOnRequestAndLeavesNothing() async throws {
+            let cluster = try await Cluster.start()
+            for process in cluster.all {
+                process.send(SIGTERM)
+                #expect(
+                    await process.waitForExit(.seconds(20)) == .code(0), "\(process.name): \(process.log.suffix(400))")
+            }
+            await cluster.stop()
+        }
+    }
+}

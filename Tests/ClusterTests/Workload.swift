@@ -1,0 +1,83 @@
+import OrderedJSON
+
+/// One request of the workload: what is asked, never when. The client adds the model's name.
+struct WorkRequest: Sendable {
+    let number: Int
+    let path: String
+    let body: JSON
+}
+
+/// Requests of mixed kinds and lengths, drawn from a seed.
+struct Workload {
+    /// Prompt tokens past which a request takes several chunks (the clusters of these tests use `--chunk 64`).
+    static let chunkTokens = 64
+
+    private var random: SplitMix64
+
+    init(seed: UInt64) {
+        random = SplitMix64(state: seed)
+    }
+
+    /// `count` different requests. Two in three are short; the others take several chunks. Some share a prefix.
+    mutating func requests(_ count: Int) -> [WorkRequest] {
+        let shared = tokens(96)
+        return (0..<count).map { number in
+            switch number % 4 {
+            case 0: chat(number)
+            case 1: completion(number, prompt: tokens(random.below(60) + 2))
+            case 2: completion(number, prompt: shared + tokens(random.below(100) + 1))
+            default: completion(number, prompt: tokens(random.below(400) + Workload.chunkTokens))
+            }
+        }
+    }
+
+    private mutating func chat(_ number: Int) -> WorkRequest {
+        let subjects = ["the sea", "prime numbers", "bread", "the year 1848", "compilers", "how tides work", "Zürich"]
+        let subject = subjects[random.below(subjects.count)]
+        let messages: JSON = [
+            .object(
+                JSONObject([("role", "user"), ("content", .string("Question \(number): tell me about \(subject)."))]))
+        ]
+        return WorkRequest(
+            number: number, path: "/v1/chat/completions",
+            body: .object(JSONObject([("messages", messages)] + options())))
+    }
+
+    private mutating func completion(_ number: Int, prompt: [Int]) -> WorkRequest {
+        let ids = JSON.array(prompt.map { .int(Int64($0)) })
+        return WorkRequest(
+            number: number, path: "/v1/completions",
+            body: .object(JSONObject([("prompt", ids), ("logprobs", 1)] + options())))
+    }
+
+    /// Half greedy, half sampled with a seed. All streamed, with the bits of every token's probability where asked.
+    private mutating func options() -> [(String, JSON)] {
+        let length = Int64(random.below(28) + 4)
+        let isGreedy = random.below(2) == 0
+        return [
+            ("stream", true), ("max_tokens", .int(length)),
+            ("temperature", isGreedy ? 0 : 0.9), ("top_p", isGreedy ? 1 : 0.95),
+            ("seed", .int(Int64(random.below(1_000_000)))),
+        ]
+    }
+
+    /// Ordinary tokens only: the first few of a vocabulary are special.
+    private mutating func tokens(_ count: Int) -> [Int] {
+        (0..<count).map { _ in random.below(40_000) + 1_000 }
+    }
+}
+
+/// The random numbers of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
+struct SplitMix64: RandomNumberGenerator {
+    var state: UInt64
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
+        return mixed ^ (mixed >> 31)
+    }
+
+    mutating func below(_ limit: Int) -> Int { Int(next() % UInt64(limit)) }
+}
