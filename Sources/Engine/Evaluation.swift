@@ -61,7 +61,8 @@ package final class Evaluation {
             if end < session.tokens.count { end = end / page * page }
             batch.clear()
             batch.append(
-                sequence: session.tokens, range: start..<end, slots: session.slots, memory: session.memory, logits: .all)
+                sequence: session.tokens, range: start..<end, slots: session.slots, memory: session.memory,
+                logits: .all)
             var hooks = ForwardHooks()
             let first = start
             if let hidden {

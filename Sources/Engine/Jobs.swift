@@ -63,6 +63,7 @@ package struct TokenRun: Sendable, Equatable {
     }
 }
 
+/// Why a completion ended without an error.
 package enum FinishReason: Sendable, Equatable {
     /// The stop token is not delivered in a `TokenRun`.
     case stopToken(TokenID)
@@ -71,6 +72,7 @@ package enum FinishReason: Sendable, Equatable {
     case cancelled
 }
 
+/// Where the time of a prefill went.
 package struct PrefillStats: Sendable, Equatable {
     /// Prompt tokens taken from the prefix cache.
     package var cachedTokens = 0
@@ -86,6 +88,7 @@ package struct PrefillStats: Sendable, Equatable {
     }
 }
 
+/// What a decode job came to, and where its time went.
 package struct DecodeStats: Sendable, Equatable {
     /// Tokens sampled by this job, a stop token included.
     package var generated = 0

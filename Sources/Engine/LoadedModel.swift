@@ -73,8 +73,8 @@ package final class LoadedModel: Sendable {
 
     /// Throws unless the checkpoint has a layer that drafts tokens for speculative decoding.
     package func requireDraftLayer() throws(EngineError) {
-        throw .invalid(
-            field: "speculate", reason: "the architecture \(facts.architecture) has no draft (MTP) layer to speculate with")
+        let reason = "the architecture \(facts.architecture) has no draft (MTP) layer to speculate with"
+        throw .invalid(field: "speculate", reason: reason)
     }
 
     private init(

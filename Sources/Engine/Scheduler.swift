@@ -17,7 +17,8 @@ package struct Scheduler: Sendable {
 
     package struct Limits: Sendable {
         package var role: Role
-        /// Sequences with pages at once (prefill: prompts being computed).
+        /// Sequences with pages at once (prefill: prompts being computed), and rows with logits per step. More may
+        /// come with pages of their own; the oldest ones generate then.
         package var maxRunning: Int
         /// Prompt positions per step, over all sequences.
         package var chunkTokens: Int
@@ -185,7 +186,7 @@ package struct Scheduler: Sendable {
     /// One position for every sequence that generates, oldest first; makes room by preempting the youngest.
     private mutating func planGeneration(pool: inout SlotPool, plan: inout StepPlan) {
         var at = 0
-        while at < running.count {
+        while at < running.count, plan.chunks.count < limits.maxRunning {
             let handle = running[at]
             let (count, remaining) = (self[handle].tokens.count, self[handle].remaining)
             guard remaining == 1 else {
@@ -304,12 +305,14 @@ package struct Scheduler: Sendable {
     private mutating func resume(_ handle: SequenceHandle, pool: inout SlotPool, plan: inout StepPlan) -> Bool {
         let pages = limits.pages(self[handle].tokens.count)
         let order = self[handle].order
-        let planned = Set(plan.chunks.map(\.sequence))
-        let younger = running.reversed().prefix { self[$0].order > order && !planned.contains($0) }
+        let younger = running.reversed().prefix { self[$0].order > order }
         let reachable = younger.reduce(pool.counts.free) { $0 + self[$1].slots.count }
         let wanted = running.count > younger.count ? pages + 1 : pages
         guard wanted <= reachable else { return false }
-        for victim in Array(younger) where pool.counts.free < wanted { preempt(victim, pool: &pool, plan: &plan) }
+        for victim in Array(younger) where pool.counts.free < wanted {
+            preempt(victim, pool: &pool, plan: &plan)
+            plan.chunks.removeAll { $0.sequence == victim }
+        }
         guard let slots = pool.lease(pages) else { return false }
         update(handle) { $0.slots = slots }
         return true
@@ -336,13 +339,18 @@ package struct Scheduler: Sendable {
         }
         for at in others { give(&shares[at], of: budget, budget: &budget) }
         give(&shares[0], of: budget, budget: &budget)
+        var logitRows = plan.chunks.count
         for share in shares where share.tokens > 0 {
             let sequence = self[share.sequence]
             let end = sequence.computed + share.tokens
+            let wantsLogits = limits.role == .decode && end == sequence.tokens.count
+            if wantsLogits {
+                // More sequences than the batch has rows for: this one's last chunk waits.
+                guard logitRows < limits.maxRunning else { continue }
+                logitRows += 1
+            }
             plan.chunks.append(
-                StepChunk(
-                    sequence: share.sequence, positions: sequence.computed..<end,
-                    wantsLogits: limits.role == .decode && end == sequence.tokens.count))
+                StepChunk(sequence: share.sequence, positions: sequence.computed..<end, wantsLogits: wantsLogits))
         }
     }
 
@@ -386,7 +394,8 @@ package struct Scheduler: Sendable {
     }
 
     private mutating func update(_ handle: SequenceHandle, _ change: (inout Sequence) -> Void) {
-        guard sequences[handle.index] != nil else { preconditionFailure("a sequence that is gone") }
+        precondition(sequences[handle.index] != nil, "a sequence that is gone")
+        // Just checked; unwrapped in place, because taking it out would copy its tokens.
         change(&sequences[handle.index]!)
     }
 

@@ -55,6 +55,7 @@ final class EventLog: Sendable {
     func wait(_ id: HandoffID, until condition: (Answer) -> Bool = { $0.ended }) -> Bool {
         for _ in 0..<60_000 {
             if condition(self[id]) { return true }
+            // Polled: the conditions are many, and the engine's closure must not block on a test.
             usleep(1000)
         }
         return false

@@ -8,7 +8,8 @@ import Testing
     @Test func inputShapes() throws {
         func parse(_ text: String) throws -> EvaluationInput { try EvaluationInput(json: Array(text.utf8)) }
         #expect(try parse("[1, 2]").prompts == [.init(name: "", tokens: [1, 2])])
-        #expect(try parse("[[1], [2, 3]]").prompts == [.init(name: "0", tokens: [1]), .init(name: "1", tokens: [2, 3])])
+        let two: [EvaluationInput.Prompt] = [.init(name: "0", tokens: [1]), .init(name: "1", tokens: [2, 3])]
+        #expect(try parse("[[1], [2, 3]]").prompts == two)
         #expect(try parse(#"{"b": [1], "a": [2]}"#).prompts.map(\.name) == ["b", "a"])
         for wrong in ["", "[]", "{}", "[1, \"2\"]", "[1.5]", "{\"a\": 3}", "[[1], []]", "[99999999999]", "nul"] {
             #expect(throws: EngineError.self) { try parse(wrong) }

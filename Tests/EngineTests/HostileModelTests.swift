@@ -24,7 +24,8 @@ import Testing
         mkdir(directory, 0o700)
         let text = try String(decoding: TextFile.read(TestModels.tinyLlamaPath + "/config.json"), as: UTF8.self)
         try write(Array(config(text).utf8), to: directory + "/config.json")
-        try write(weights(TextFile.read(TestModels.tinyLlamaPath + "/model.safetensors")), to: directory + "/model.safetensors")
+        let tensors = try TextFile.read(TestModels.tinyLlamaPath + "/model.safetensors")
+        try write(weights(tensors), to: directory + "/model.safetensors")
         return directory
     }
 

@@ -40,7 +40,8 @@ import Testing
         var generator = TestRandom(seed: seed)
         let vocabulary = [33, 1000, 5003].randomElement(using: &generator)!
         let parameters = random(vocabulary, &generator)
-        let history = (0..<Int.random(in: 1...12, using: &generator)).map { _ in TokenID.random(in: 0..<30, using: &generator) }
+        let length = Int.random(in: 1...12, using: &generator)
+        let history = (0..<length).map { _ in TokenID.random(in: 0..<30, using: &generator) }
         let delivered = Int.random(in: 0..<history.count, using: &generator)
         let values = logits(vocabulary, spread: [0.5, 4].randomElement(using: &generator)!, &generator)
         let sampler = Sampler(parameters, tokens: history, delivered: delivered)

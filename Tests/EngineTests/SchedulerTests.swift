@@ -150,6 +150,29 @@ import Testing
         #expect(scheduler[younger].preemptions == 1)
     }
 
+    @Test func moreSequencesThanRowsTakeTurnsByAge() {
+        var pool = SlotPool(slotCount: 16)
+        var scheduler = Scheduler(limits: limits(.decode, running: 2))
+        var plan = StepPlan()
+        let handles = (1...4).map { scheduler.add(id($0), tokens: tokens(5), slots: pool.lease(1)!) }
+        scheduler.plan(pool: &pool, into: &plan)
+        #expect(plan.chunks.map(\.sequence) == Array(handles[0..<2]))
+        scheduler.remove(handles[0], pool: &pool)
+        scheduler.plan(pool: &pool, into: &plan)
+        #expect(plan.chunks.map(\.sequence) == Array(handles[1..<3]))
+    }
+
+    @Test func anOlderSequenceThatWaitsTakesThePagesOfAYoungerOne() {
+        var pool = SlotPool(slotCount: 4)
+        var scheduler = Scheduler(limits: limits(.decode))
+        var plan = StepPlan()
+        let older = scheduler.add(id(1), tokens: tokens(40))
+        let younger = scheduler.add(id(2), tokens: tokens(20), slots: pool.lease(2)!)
+        scheduler.plan(pool: &pool, into: &plan)
+        #expect(plan.preempted == [younger])
+        #expect(plan.chunks == [StepChunk(sequence: older, positions: 0..<40, wantsLogits: true)])
+    }
+
     @Test func aLoneSequenceWaitsForPagesThatOthersHold() {
         var pool = SlotPool(slotCount: 2)
         var scheduler = Scheduler(limits: limits(.decode))

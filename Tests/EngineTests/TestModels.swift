@@ -89,7 +89,8 @@ extension Evaluation {
         let facts = model.facts
         let session = try makeSession(capacity: tokens.count)
         var logits: [Float] = []
-        var states = [Float](repeating: .nan, count: hidden ? (facts.layerCount + 1) * tokens.count * facts.hiddenSize : 0)
+        let stateCount = hidden ? (facts.layerCount + 1) * tokens.count * facts.hiddenSize : 0
+        var states = [Float](repeating: .nan, count: stateCount)
         let keep = { (first: Int, index: Int, rows: FloatRows) in
             for row in 0..<rows.rows {
                 for column in 0..<facts.hiddenSize {
