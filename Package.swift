@@ -59,6 +59,9 @@ struct Module {
     var kind = Kind.library
     var uses: [String] = []
     var packages: [External] = []
+    /// Its tests look inside it. In release builds too, so that one build serves users and tests; not for the
+    /// modules with hot loops, where it would cost optimisations.
+    var isTestable = false
 }
 
 let modules: [Module] = [
@@ -67,35 +70,38 @@ let modules: [Module] = [
     Module(name: "Kernels", uses: ["CKernels"]),
     Module(name: "OrderedJSON"),
     Module(name: "ModelFormat", uses: ["Kernels", "OrderedJSON"], packages: [.crypto]),
-    Module(name: "Tokenization", uses: ["OrderedJSON"]),
+    Module(name: "Tokenization", uses: ["OrderedJSON"], isTestable: true),
     // The contract, and the engine whose pages it moves.
     Module(name: "Handoff"),
     Module(name: "Engine", uses: ["Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON"]),
     Module(name: "CXXHash", kind: .c),
-    Module(name: "Transport", uses: ["Handoff", "CXXHash"]),
+    Module(name: "Transport", uses: ["Handoff", "CXXHash"], isTestable: true),
     // The cluster.
-    Module(name: "Telemetry", packages: [.log]),
+    Module(name: "Telemetry", packages: [.log], isTestable: true),
     Module(
-        name: "ControlPlane", uses: ["Handoff"], packages: [.grpc, .grpcTransport, .grpcProtobuf, .protobuf, .log]),
+        name: "ControlPlane", uses: ["Handoff"], packages: [.grpc, .grpcTransport, .grpcProtobuf, .protobuf, .log],
+        isTestable: true),
     Module(
         name: "Node",
         uses: [
             "Engine", "Handoff", "Transport", "ControlPlane", "Telemetry", "Kernels", "ModelFormat", "Tokenization",
         ],
-        packages: [.hummingbird, .log, .lifecycle, .arguments, .nio]),
-    Module(name: "API", uses: ["OrderedJSON"]),
+        packages: [.hummingbird, .log, .lifecycle, .arguments, .nio], isTestable: true),
+    Module(name: "API", uses: ["OrderedJSON"], isTestable: true),
     Module(
         name: "Routing", uses: ["Handoff", "ControlPlane", "API", "Tokenization", "Telemetry", "OrderedJSON"],
-        packages: [.log]),
+        packages: [.log], isTestable: true),
     // Assembly.
     Module(
         name: "router", kind: .executable,
         uses: ["Routing", "API", "ControlPlane", "Telemetry", "Tokenization", "ModelFormat", "OrderedJSON", "Handoff"],
         packages: [.hummingbird, .arguments, .log, .lifecycle, .subprocess, .httpClient, .nio]),
     Module(
-        name: "prefill-node", kind: .executable, uses: ["Node", "Engine", "Kernels", "ModelFormat", "OrderedJSON"],
+        name: "prefill-node", kind: .executable,
+        uses: ["Node", "Engine", "ControlPlane", "Kernels", "ModelFormat", "OrderedJSON", "Tokenization"],
         packages: [.arguments, .log]),
-    Module(name: "decode-node", kind: .executable, uses: ["Node", "Engine"], packages: [.arguments, .log]),
+    Module(
+        name: "decode-node", kind: .executable, uses: ["Node", "Engine", "ControlPlane"], packages: [.arguments, .log]),
     Module(
         name: "bench", kind: .executable,
         uses: ["Engine", "Kernels", "ModelFormat", "Transport", "Handoff", "OrderedJSON"], packages: [.arguments]),
@@ -162,7 +168,7 @@ extension Module {
         case .library:
             return .target(
                 name: name, dependencies: dependencies, path: "Sources/\(name)", exclude: excluded,
-                swiftSettings: swiftSettings)
+                swiftSettings: swiftSettings + (isTestable ? [.unsafeFlags(["-enable-testing"])] : []))
         case .executable:
             return .executableTarget(
                 name: name, dependencies: dependencies, path: "Sources/\(name)", swiftSettings: swiftSettings)

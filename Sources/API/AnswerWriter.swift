@@ -149,8 +149,12 @@ package struct AnswerWriter: Sendable {
         var offsets: [JSON] = []
         var next = offset
         for entry in entries {
-            offsets.append(.int(Int64(next)))
-            next += entry.chosen.text.unicodeScalars.count
+            // Bytes are counted, not text: a character that spans tokens is one character, and its later tokens
+            // have the offset of its first.
+            let bytes = entry.chosen.bytes
+            let isInside = bytes.first.map { $0 & 0xC0 == 0x80 } ?? false
+            offsets.append(.int(Int64(isInside ? max(offset, next - 1) : next)))
+            next += bytes.count { $0 & 0xC0 != 0x80 }
         }
         let tops = entries.map { entry -> JSON in
             // The chosen token is always among them, as in OpenAI's answers.

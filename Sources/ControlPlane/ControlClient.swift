@@ -109,7 +109,7 @@ package final class ControlClient: Sendable {
                 return false
             }
             if isStopped { return }
-            let outcome = await attach(session)
+            let outcome = await attachInTime(session)
             current.withLock { current in
                 if case .session = current { current = .idle }
             }
@@ -141,6 +141,27 @@ package final class ControlClient: Sendable {
             case .ended(let reason): reason
             case .refused(let message, _): message
             }
+        }
+    }
+
+    /// Gives an attempt up that is not answered in time, wherever it hangs: looking up the name, connecting, or
+    /// waiting for the router's first word.
+    private func attachInTime(_ session: Session) async -> Outcome {
+        await withTaskGroup(of: Outcome?.self) { group in
+            group.addTask { await self.attach(session) }
+            group.addTask {
+                try? await Task.sleep(for: self.configuration.attachTimeout)
+                guard !Task.isCancelled, session.router.withLock({ $0 == nil }) else { return nil }
+                return .ended("not attached within \(self.configuration.attachTimeout)")
+            }
+            defer {
+                session.outbox.close()
+                group.cancelAll()
+            }
+            while let outcome = await group.next() {
+                if let outcome { return outcome }
+            }
+            return .ended("cancelled")
         }
     }
 
@@ -206,7 +227,7 @@ package final class ControlClient: Sendable {
                     guard let router = session.router.withLock({ $0 }) else {
                         return .ended("the router's first message is not Welcome")
                     }
-                    if let known = try RouterMessage(message) { onEvent(.message(known, router: router)) }
+                    if let known = try understood(message) { onEvent(.message(known, router: router)) }
                 }
             }
             return .ended("the router closed the stream")
@@ -214,6 +235,22 @@ package final class ControlClient: Sendable {
             return .ended(error.message.isEmpty ? "\(error.code)" : error.message)
         } catch {
             return .ended("the router broke the protocol: \(error)")
+        }
+    }
+
+    /// A message's checked value; nil when there is nothing to tell. A bad reservation is refused rather than
+    /// allowed to end the stream, and with it everybody's requests: much of it is what a client asked for.
+    private func understood(_ message: Baton_Control_V1_FromRouter) throws(ControlError) -> RouterMessage? {
+        do throws(ControlError) {
+            return try RouterMessage(message)
+        } catch {
+            guard case .reserve(let reserve)? = message.body,
+                let handoff = try? Wire.handoff(reserve.hasHandoff, reserve.handoff, "reserve.handoff")
+            else { throw error }
+            logger.warning(
+                "refused a reservation", metadata: ["handoff": "\(handoff.text)", "reason": "\(error)"])
+            send(.refused(Refusal(handoff: handoff, reason: .invalid, message: error.description)))
+            return nil
         }
     }
 
@@ -233,10 +270,8 @@ package final class ControlClient: Sendable {
 
     /// Sends heartbeats, and gives the stream up when the router is silent for a lease.
     private func beat(_ session: Session) async -> Outcome {
-        let opened = ContinuousClock.now
         while !Task.isCancelled {
             guard let (heartbeat, lease) = session.lease.withLock({ $0 }) else {
-                if .now - opened > configuration.attachTimeout { return .ended("no answer to Register") }
                 try? await Task.sleep(for: .milliseconds(5))
                 continue
             }

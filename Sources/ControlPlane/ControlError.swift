@@ -50,6 +50,8 @@ package enum ControlLimits {
     package static let runs = 1 << 16
     package static let runTokens = 1 << 12
     package static let peers = 1 << 12
+    /// Of one node; what policies add up stays far from overflow.
+    package static let queuedTokens = 1 << 40
     package static let openHandoffs = 1 << 17
     /// Messages and bytes that may wait for a slow peer before it is given up.
     package static let outboxMessages = 4096

@@ -96,7 +96,7 @@ extension NodeLoad {
             quarantined: Int(message.quarantined), cached: Int(message.cached))
         running = Int(message.running)
         waiting = Int(message.waiting)
-        queuedTokens = Wire.total(message.queuedTokens)
+        queuedTokens = min(Wire.total(message.queuedTokens), ControlLimits.queuedTokens)
         tokensPerSecond = message.tokensPerSecond.isFinite ? max(0, message.tokensPerSecond) : 0
         openHandoffs = Int(message.openHandoffs)
         lanesIdle = Int(message.lanesIdle)

@@ -1,5 +1,6 @@
 package import Handoff
 
+/// What a node is there for.
 package enum NodeRole: String, Sendable, CaseIterable {
     case prefill, decode
 }

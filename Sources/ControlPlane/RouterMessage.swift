@@ -84,6 +84,7 @@ package struct PrefillOrder: Sendable, Equatable {
     }
 }
 
+/// A decode node, and where it takes lanes.
 package struct PeerAddress: Sendable, Hashable {
     package var incarnation: Incarnation
     /// HOST:PORT.

@@ -10,7 +10,9 @@ final class ServerCore: Sendable {
         var nextSession: UInt64 = 1
         /// Streams that the registry knows.
         var streams: [UInt64: RouterStream] = [:]
-        /// Those of them that are attached.
+        /// Those that register now: nobody may send to them before their Welcome.
+        var candidates: [UInt64: AttachedNode] = [:]
+        /// Those that are attached.
         var nodes: [UInt64: AttachedNode] = [:]
         var isStopped = false
     }
@@ -42,9 +44,18 @@ final class ServerCore: Sendable {
 
     /// Looks after leases until the task is cancelled.
     func watchLeases() async {
+        let interval = configuration.lease / 8
+        var last = now
         while !Task.isCancelled {
-            try? await Task.sleep(for: configuration.lease / 8)
+            try? await Task.sleep(for: interval)
             let now = now
+            let delay = now - last - interval
+            last = now
+            // When this task was held up, so were those that read what the nodes sent: they get another interval.
+            guard delay <= configuration.lease / 4 else {
+                logger.warning("leases were looked at late", metadata: ["delay": "\(delay)"])
+                continue
+            }
             perform(state.withLock { $0.registry.tick(now: now) })
         }
     }
@@ -80,7 +91,7 @@ final class ServerCore: Sendable {
         let refusal = admit(registration, state.withLock { $0.registry.attached })
         let actions = state.withLock { state in
             let actions = state.registry.register(stream.session, registration, refusal: refusal, now: now)
-            if actions.contains(.admit(stream.session)) { state.nodes[stream.session] = node }
+            if actions.contains(.admit(stream.session)) { state.candidates[stream.session] = node }
             return actions
         }
         perform(actions)
@@ -99,6 +110,7 @@ final class ServerCore: Sendable {
         perform(state.withLock { $0.registry.ended(stream.session, reason) })
         state.withLock { state in
             state.streams[stream.session] = nil
+            state.candidates[stream.session] = nil
             state.nodes[stream.session] = nil
         }
     }
@@ -119,15 +131,21 @@ final class ServerCore: Sendable {
     }
 
     private func admitted(_ session: UInt64) {
-        let (stream, node) = state.withLock { ($0.streams[session], $0.nodes[session]) }
-        guard let stream, let node else { return }
-        stream.post(
-            .welcome(
-                .with {
-                    $0.router = configuration.router.value
-                    $0.heartbeatMs = UInt32(clamping: configuration.heartbeat / .milliseconds(1))
-                    $0.leaseMs = UInt32(clamping: configuration.lease / .milliseconds(1))
-                }))
+        let welcome = Baton_Control_V1_Welcome.with {
+            $0.router = configuration.router.value
+            $0.heartbeatMs = configuration.heartbeat.wholeMilliseconds
+            $0.leaseMs = configuration.lease.wholeMilliseconds
+        }
+        let admitted = state.withLock { state -> AttachedNode? in
+            // Gone already when another stream has taken its name meanwhile.
+            guard let stream = state.streams[session], let node = state.candidates.removeValue(forKey: session) else {
+                return nil
+            }
+            stream.post(.welcome(welcome))
+            state.nodes[session] = node
+            return node
+        }
+        guard let node = admitted else { return }
         logger.info(
             "node joined",
             metadata: [
@@ -150,8 +168,9 @@ final class ServerCore: Sendable {
     }
 
     private func expelled(_ session: UInt64, _ reason: LeaveReason) {
-        let (stream, node) = state.withLock { state in
-            (state.streams[session], state.nodes.removeValue(forKey: session))
+        let (stream, node) = state.withLock { state -> (RouterStream?, AttachedNode?) in
+            state.candidates[session] = nil
+            return (state.streams[session], state.nodes.removeValue(forKey: session))
         }
         if let node {
             logger.warning(
@@ -163,13 +182,8 @@ final class ServerCore: Sendable {
     }
 }
 
-extension Int64 {
-    /// Whole milliseconds of a ratio of durations.
-    fileprivate init(_ ratio: Double) { self = ratio.isFinite ? Swift.Int64(ratio.rounded()) : 0 }
-}
-
-extension UInt32 {
-    fileprivate init(clamping ratio: Double) {
-        self = ratio.isFinite ? UInt32(Swift.max(0, Swift.min(ratio.rounded(), 4_294_967_295))) : 0
+extension Duration {
+    fileprivate var wholeMilliseconds: UInt32 {
+        UInt32(max(0, min((self / .milliseconds(1)).rounded(), 4_294_967_295)))
     }
 }

@@ -12,6 +12,9 @@ final class EngineCore {
         var received: ContinuousClock.Instant
         /// Prefill: when its pages were allocated. Decode: when its first token was there.
         var began: ContinuousClock.Instant?
+        /// When its last token was delivered.
+        var last: ContinuousClock.Instant?
+        /// Tokens delivered.
         var generated = 0
         /// An ending event went out; a prefill's pages are still pinned.
         var ended = false
@@ -205,6 +208,19 @@ final class EngineCore {
             }
             onEvent(.failed(id, .shutDown))
         }
+        // What was sent while the loop ended: its senders get their answers and the pool its pages.
+        shared.mailbox.take(into: &commands)
+        for command in commands {
+            switch command {
+            case .prefill(let job):
+                onEvent(.failed(job.id, .shutDown))
+            case .decode(let job):
+                memory.pool.withLock { pool in for slot in job.slots { pool.release(slot) } }
+                onEvent(.failed(job.id, .shutDown))
+            case .cancel, .release, .dropCache, .stop:
+                break
+            }
+        }
     }
 
     // MARK: Steps
@@ -331,9 +347,10 @@ final class EngineCore {
         // One reference to the sampler's tables at a time, or each step would copy them.
         jobs[handle.index] = nil
         defer { jobs[handle.index] = job }
-        job.generated += 1
         if job.began == nil { job.began = now }
         if parameters.stopTokens.contains(sample.token) { return .stopToken(sample.token) }
+        job.generated += 1
+        job.last = now
         let index = job.sampler?.completionCount ?? 0
         job.sampler?.accept(sample.token)
         scheduler.append(sample.token, to: handle)
@@ -351,7 +368,7 @@ final class EngineCore {
         let first = job.began ?? clock.now
         let stats = DecodeStats(
             generated: job.generated, firstStep: job.received.duration(to: first),
-            decode: first.duration(to: clock.now), preemptions: scheduler[handle].preemptions)
+            decode: first.duration(to: job.last ?? first), preemptions: scheduler[handle].preemptions)
         remove(handle)
         onEvent(.finished(job.id, reason, stats))
     }

@@ -90,11 +90,11 @@ package struct PrefillStats: Sendable, Equatable {
 
 /// What a decode job came to, and where its time went.
 package struct DecodeStats: Sendable, Equatable {
-    /// Tokens sampled by this job, a stop token included.
+    /// Tokens that this job delivered; a stop token is not delivered.
     package var generated = 0
-    /// `start` to the first token.
+    /// `start` to the first token, delivered or not.
     package var firstStep = Duration.zero
-    /// First to last token.
+    /// First to last token delivered.
     package var decode = Duration.zero
     package var preemptions = 0
 

@@ -91,11 +91,11 @@ package final class LoadedModel: Sendable {
 }
 
 extension ComputePool {
-    /// A pool of that many threads, or one per core for 0.
+    /// A pool of that many threads, or for 0 one per core, as far as a pool can use them.
     package static func make(threads: Int) throws(EngineError) -> ComputePool {
-        let count = threads == 0 ? Processors.count : threads
-        guard (1...1024).contains(count) else {
-            throw .invalid(field: "threads", reason: "\(count) is not in 1...1024")
+        let count = threads == 0 ? min(Processors.count, threadsMax) : threads
+        guard (1...threadsMax).contains(count) else {
+            throw .invalid(field: "threads", reason: "\(count) is not in 1...\(threadsMax)")
         }
         return try EngineError.wrap("threads") { () throws(KernelError) in try ComputePool(threads: count) }
     }

@@ -15,7 +15,8 @@ package enum DecodeAction: Sendable, Equatable {
     case sendSealed(HandoffID)
     case sendReclaimed(HandoffID, QuiescenceProof.Kind)
     case sendFailed(HandoffID, HandoffFailure)
-    /// Pages whose digests differ, before they are freed.
+    /// Pages whose digests differ. They are freed as soon as the lane is closed, which does not wait for this: who
+    /// reads them looks at their state before and after.
     case dumpEvidence(HandoffID, [SlotRef])
     /// Stop the sequence within one step; answered by `finished`.
     case cancelSequence(HandoffID)
@@ -162,9 +163,9 @@ struct DecodeHandoff: ~Copyable {
                 counters.digestMismatches += 1
                 self = Self(terms, .fencing(pool.quarantine(grant)))
                 return [
-                    .dumpEvidence(terms.handoff, terms.slots),
-                    .sendFailed(terms.handoff, failure(.digestMismatch, &counters)),
                     .fenceLane(terms.lane),
+                    .sendFailed(terms.handoff, failure(.digestMismatch, &counters)),
+                    .dumpEvidence(terms.handoff, terms.slots),
                 ]
             }
             counters.seals += 1

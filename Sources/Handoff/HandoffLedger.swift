@@ -31,6 +31,11 @@ package struct HandoffLedger: ~Copyable {
     /// Whether neither node of any attempt of the request holds anything: only then is it over.
     package func isSettled(request: UInt64) -> Bool { requests[request] == nil }
 
+    /// The phases a row can be seen in, in the order of a handoff.
+    package static var phases: [String] {
+        LedgerRow.Phase.allCases.filter { $0 != .settled }.map(\.rawValue)
+    }
+
     package var rows: [Row] {
         table.keys.sorted().compactMap { id in
             guard let box = table[id] else { return nil }

@@ -39,6 +39,9 @@ package struct PrefillHandoffs: ~Copyable {
     package var openCount: Int { handoffs.count }
     package var open: [HandoffID] { handoffs.keys.sorted() }
 
+    /// Whether an order for this handoff was taken, or answered not long ago.
+    package func isKnown(_ handoff: HandoffID) -> Bool { handoffs[handoff] != nil || settled[handoff] != nil }
+
     package var rows: [Row] {
         open.compactMap { id in
             guard let box = handoffs[id] else { return nil }

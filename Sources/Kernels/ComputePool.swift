@@ -11,17 +11,22 @@ import Synchronization
 ///
 /// One region at a time: `run` from within a region, or from two threads at once, traps.
 package final class ComputePool: Sendable {
+    /// The most threads a pool may have: beyond that, handing out work costs more than the work.
+    package static let threadsMax = 256
+
     /// Threads that work on a region, the caller included.
     package let threads: Int
     private let shared: PoolState
     private let workers: Mutex<[pthread_t]>
 
     /// - Parameters:
-    ///   - threads: 1…256; 1 runs everything on the caller.
+    ///   - threads: 1…`threadsMax`; 1 runs everything on the caller.
     ///   - pinned: binds each thread to a CPU, but only where the pool has a thread for every CPU this process
     ///     may use; else several processes would crowd onto the same few.
     package init(threads: Int, pinned: Bool = true) throws(KernelError) {
-        guard (1...256).contains(threads) else { throw .badShape("threads: 1 to 256, got \(threads)") }
+        guard (1...Self.threadsMax).contains(threads) else {
+            throw .badShape("threads: 1 to \(Self.threadsMax), got \(threads)")
+        }
         self.threads = threads
         let state = PoolState()
         shared = state

@@ -312,7 +312,12 @@ package final class DecodeDriver: NodeDriver {
         metrics.finished.with(reason.label).add()
         if stats.generated > 0 { metrics.firstStep.observe(stats.firstStep) }
         if stats.generated > 1 { metrics.timePerOutputToken.observe(stats.decode / (stats.generated - 1)) }
-        logger.debug("sequence ended", metadata: ["handoff": "\(handoff.text)", "reason": "\(reason.label)"])
+        logger.info(
+            "sequence ended",
+            metadata: [
+                "handoff": "\(handoff.text)", "request": "\(handoff.request)", "reason": "\(reason.label)",
+                "tokens": "\(stats.generated)", "preemptions": "\(stats.preemptions)",
+            ])
         let report = FinishReport(handoff, reason, stats)
         decide { state, _ in
             state.jobs[handoff]?.report = report

@@ -25,7 +25,8 @@ struct HealthServer: Sendable {
             Self.text(metrics.exposition(), type: MetricsRegistry.contentType)
         }
         var quiet = logger
-        quiet.logLevel = max(logger.logLevel, .warning)
+        // What it calls errors are connections that end when the node stops.
+        quiet.logLevel = .critical
         let application = Application(
             router: router,
             configuration: .init(address: .hostname(address.host, port: address.port), serverName: "baton"),

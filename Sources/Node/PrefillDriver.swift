@@ -43,7 +43,8 @@ package final class PrefillDriver: NodeDriver {
         var effects = EffectQueue<Effect>()
         /// Decode nodes by the router that named them.
         var peers: [Incarnation: [PeerAddress]] = [:]
-        var reported: [PeerLanes] = []
+        /// What the routers were told last; nil when it is to be told again.
+        var reported: [PeerLanes]?
         var rate = RateMeter()
         var isDraining = false
         var lastError = ""
@@ -127,6 +128,8 @@ package final class PrefillDriver: NodeDriver {
     package func attached(_ router: Incarnation) {
         if state.withLock({ $0.isDraining }) { links.send(.draining, to: router) }
         links.send(.lanes(laneReport()), to: router)
+        // A tick may have sent a newer report before this one.
+        state.withLock { $0.reported = nil }
     }
 
     package func received(_ message: RouterMessage, from router: Incarnation) {
@@ -153,10 +156,11 @@ package final class PrefillDriver: NodeDriver {
         for key in state.withLock({ $0.deadlines.takePassed(now: now) }) {
             decide { $0.handoffs.deadlinePassed(key.deadline, key.handoff) }
         }
+        lanes.current?.retryDialing()
         // Which lanes there are, not which are busy: that changes with every request.
         let report = laneReport()
         decide { state in
-            let isNews = !report.elementsEqual(state.reported) { $0.hasSameLanes(as: $1) }
+            let isNews = !(state.reported?.elementsEqual(report) { $0.hasSameLanes(as: $1) } ?? false)
             state.reported = report
             if isNews { state.effects.append(.sendToAll(.lanes(report))) }
             return []
@@ -192,6 +196,12 @@ package final class PrefillDriver: NodeDriver {
         guard handoff.router == router else {
             return refuse(HandoffFailure(.protocolError, retryable: false), "a handoff of another router")
         }
+        let pages = memory.layout.pages(for: order.tokens.count)
+        // Of a known handoff the machine says what a repeated order gets: a refusal here would end it while it runs.
+        if state.withLock({ $0.handoffs.isKnown(handoff) }) {
+            decide { $0.handoffs.prefill(order.grant, pages: pages) }
+            return
+        }
         do throws(EngineError) {
             try model.check(order.tokens)
             let limit = model.tokenLimit(memory)
@@ -201,9 +211,8 @@ package final class PrefillDriver: NodeDriver {
         } catch {
             return refuse(HandoffFailure(.computeFailed, retryable: false), error.description)
         }
-        let pages = memory.layout.pages(for: order.tokens.count)
         decide { state in
-            let isKnown = state.jobs[handoff] != nil
+            let isKnown = state.handoffs.isKnown(handoff)
             if state.isDraining, !isKnown {
                 state.effects.append(
                     .send(
@@ -217,7 +226,6 @@ package final class PrefillDriver: NodeDriver {
             }
             let actions = state.handoffs.prefill(order.grant, pages: pages)
             let hasStarted = actions.contains { if case .startCompute = $0 { true } else { false } }
-            // A repeat of a settled handoff is only answered again.
             if !isKnown, !hasStarted { state.jobs[handoff] = nil }
             return actions
         }
@@ -393,7 +401,9 @@ package final class PrefillDriver: NodeDriver {
 
     private func perform(_ effect: Effect) {
         switch effect {
-        case .send(let message, let router): links.send(message, to: router)
+        case .send(let message, let router):
+            links.send(message, to: router)
+            if case .written(let report) = message { log(report) }
         case .sendToAll(let message): links.sendToAll(message)
         case .submit(let job): engine.current?.submit(job)
         case .cancel(let handoff): engine.current?.cancel(handoff)
@@ -403,6 +413,17 @@ package final class PrefillDriver: NodeDriver {
         case .closeLane(let lane): lanes.current?.close(lane)
         case .setPeers(let peers): lanes.current?.setPeers(peers)
         }
+    }
+
+    private func log(_ report: WriteReport) {
+        logger.info(
+            "prompt handed over",
+            metadata: [
+                "handoff": "\(report.handoff.text)", "request": "\(report.handoff.request)",
+                "bytes": "\(report.bytes)", "cached": "\(report.cachedTokens)",
+                "compute_ms": "\((report.compute / .milliseconds(1)).rounded())",
+                "transfer_ms": "\((report.transfer / .milliseconds(1)).rounded())",
+            ])
     }
 
     private func collect() {

@@ -33,7 +33,9 @@ package final class RouterLinks: Sendable {
     package func run(
         _ driver: any NodeDriver, registration: Registration, routers: [HostPort], logger: Logger
     ) async throws(ControlError) {
-        let clients = routers.map { router in
+        var distinct: [HostPort] = []
+        for router in routers where !distinct.contains(router) { distinct.append(router) }
+        let clients = distinct.map { router in
             ControlClient(
                 configuration: .init(router: router, registration: registration), logger: logger,
                 load: { driver.load() }, onEvent: { [weak self] in self?.handle($0, router, driver, logger) })
@@ -57,20 +59,36 @@ package final class RouterLinks: Sendable {
         for client in state.withLock({ $0.clients }) { client.stop() }
     }
 
+    /// Enters a router that the client of this address reached. Returns that client when another one has reached
+    /// the same router before, and the other's address.
+    private func enter(_ router: Incarnation, _ address: HostPort) -> (surplus: ControlClient?, other: String) {
+        state.withLock { state in
+            let client = state.clients.first { $0.configuration.router == address }
+            if let other = state.attached[router]?.configuration.router, other != address {
+                return (client, other.description)
+            }
+            state.attached[router] = client
+            return (nil, "")
+        }
+    }
+
     private func handle(
         _ event: ControlClient.Event, _ address: HostPort, _ driver: any NodeDriver, _ logger: Logger
     ) {
         switch event {
         case .attached(let router):
-            state.withLock { state in
-                state.attached[router] = state.clients.first { $0.configuration.router == address }
-            }
-            driver.attached(router)
+            let (surplus, other) = enter(router, address)
+            guard let surplus else { return driver.attached(router) }
+            logger.error(
+                "two addresses of one router are configured, this one is given up",
+                metadata: ["router": "\(address)", "kept": "\(other)", "incarnation": "\(router.text)"])
+            surplus.stop()
         case .message(let message, let router):
+            guard state.withLock({ $0.attached[router]?.configuration.router == address }) else { return }
             driver.received(message, from: router)
         case .lost(let router, _):
             let wasLast = state.withLock { state in
-                // The same router may be attached by two addresses.
+                // A surplus stream to a router that is attached by another address.
                 guard state.attached[router]?.configuration.router == address else { return false }
                 state.attached[router] = nil
                 return true

@@ -97,6 +97,8 @@ package final class AnswerMailbox: Sendable {
             defer {
                 state.isCut = true
                 state.deliveries = []
+                state.unread = 0
+                state.since = nil
                 state.reader = nil
             }
             return (!state.isCut, state.reader)

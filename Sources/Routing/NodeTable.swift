@@ -33,6 +33,9 @@ package struct NodeTable: Sendable {
         /// Why work on it last failed, for people.
         package var lastFailure = ""
 
+        /// Changes whenever the node is known to have computed tokens, for whomever.
+        var workDone: Int { tokensDelivered &+ (load?.tokensTotal ?? 0) }
+
         package var id: Incarnation { registration.incarnation }
         package var isPrefill: Bool { registration.role == .prefill }
         package var pageTokens: Int { max(1, registration.compatibility.pageTokens) }
@@ -42,14 +45,18 @@ package struct NodeTable: Sendable {
 
         /// The longest sequence this node can hold.
         package var sequenceLimit: Int {
-            min(registration.contextLimit, registration.slots * pageTokens)
+            min(registration.contextLimit, registration.slots * pageTokens, ControlLimits.tokens)
         }
     }
 
     package private(set) var entries: [Incarnation: Entry] = [:]
     /// Incarnations in the order they joined, so that iteration does not depend on hashing.
     package private(set) var order: [Incarnation] = []
-    private var groups: [ModelCompatibility] = []
+    /// Those that attached nodes have, by number.
+    private var groups: [Int: ModelCompatibility] = [:]
+    private var lastGroup = 0
+    /// Different compatibilities among the attached nodes.
+    package var groupCount: Int { groups.count }
 
     package init() {}
 
@@ -67,18 +74,26 @@ package struct NodeTable: Sendable {
         let id = registration.incarnation
         if entries[id] == nil { order.append(id) }
         let group: Int
-        if let known = groups.firstIndex(where: { $0.difference(from: registration.compatibility) == nil }) {
-            group = known
+        if let known = groups.first(where: { $0.value.difference(from: registration.compatibility) == nil }) {
+            group = known.key
         } else {
-            group = groups.count
-            groups.append(registration.compatibility)
+            lastGroup += 1
+            group = lastGroup
+            groups[group] = registration.compatibility
         }
         entries[id] = Entry(registration: registration, group: group, joined: now)
+        forgetUnusedGroups()
+    }
+
+    private mutating func forgetUnusedGroups() {
+        let used = Set(entries.values.map(\.group))
+        groups = groups.filter { used.contains($0.key) }
     }
 
     package mutating func remove(_ id: Incarnation) {
         entries[id] = nil
         order.removeAll { $0 == id }
+        forgetUnusedGroups()
         for other in order { entries[other]?.outstanding[id] = nil }
     }
 

@@ -16,6 +16,8 @@ package struct PromptReader: Sendable {
     package let tokenizer: Tokenizer
     /// Nil when the model has none: chat requests are refused.
     package let template: ChatTemplate?
+    /// No token stands for more text than this.
+    private let longestTokenBytes: Int
 
     package init(
         name: String, aliases: [String], created: Int64, contextLimit: Int?, tokenizer: Tokenizer,
@@ -27,6 +29,11 @@ package struct PromptReader: Sendable {
         self.contextLimit = contextLimit
         self.tokenizer = tokenizer
         self.template = template
+        var longest = 1
+        for id in 0..<tokenizer.vocabularySize {
+            longest = max(longest, Int32(exactly: id).map { tokenizer.bytes(of: $0).count } ?? 0)
+        }
+        longestTokenBytes = longest
     }
 
     /// Throws a 404 when the request is for another model.
@@ -46,17 +53,21 @@ package struct PromptReader: Sendable {
         variables["add_generation_prompt"] = .bool(request.addsGenerationPrompt)
         variables["bos_token"] = .string(tokenizer.bosText)
         variables["eos_token"] = .string(tokenizer.eosText)
-        if request.continuesFinalMessage {
-            return encode(try openEnded(request, variables, template, now), addSpecial: false)
+        let text =
+            request.continuesFinalMessage
+            ? try openEnded(request, variables, template, now) : try render(template, variables, now)
+        let tokens = try encode(text, addSpecial: false, param: "messages")
+        guard !tokens.isEmpty else {
+            throw .invalid("The chat template made an empty prompt of 'messages'.", param: "messages")
         }
-        return encode(try render(template, variables, now), addSpecial: false)
+        return tokens
     }
 
     /// The prompt of a completion request.
     package func prompt(for prompt: CompletionRequest.Prompt, addSpecial: Bool) throws(APIError) -> [UInt32] {
         switch prompt {
         case .text(let text):
-            let tokens = encode(text, addSpecial: addSpecial)
+            let tokens = try encode(text, addSpecial: addSpecial, param: "prompt")
             guard tokens.isEmpty else { return tokens }
             // Something must come before the first token: as elsewhere, an empty prompt is one end token.
             guard let start = tokenizer.bosID ?? tokenizer.eosID, let token = UInt32(exactly: start) else {
@@ -64,6 +75,7 @@ package struct PromptReader: Sendable {
             }
             return [token]
         case .tokens(let tokens):
+            guard !tokens.isEmpty else { throw .invalid("'prompt' is empty.", param: "prompt") }
             if let outside = tokens.first(where: { $0 >= UInt32(tokenizer.vocabularySize) }) {
                 throw .invalid(
                     "'prompt' has the token id \(outside); the vocabulary has \(tokenizer.vocabularySize).",
@@ -80,6 +92,8 @@ package struct PromptReader: Sendable {
     package func terms(
         _ options: GenerationOptions, promptTokens: Int, limit: Int, seed: UInt64, choice: Int, promptField: String
     ) throws(APIError) -> SamplingTerms {
+        // A longer sequence could not be handed over, whatever the nodes can hold.
+        let limit = min(limit, ControlLimits.tokens)
         guard promptTokens < limit else {
             throw .contextLength(limit: limit, prompt: promptTokens, completion: nil, param: promptField)
         }
@@ -113,8 +127,14 @@ package struct PromptReader: Sendable {
         return terms
     }
 
-    private func encode(_ text: String, addSpecial: Bool) -> [UInt32] {
-        tokenizer.encode(text, addSpecial: addSpecial, parseSpecial: true).map { UInt32(bitPattern: $0) }
+    /// Refuses what is too long by its bytes alone, before the work of tokenising it.
+    private func encode(_ text: String, addSpecial: Bool, param: String) throws(APIError) -> [UInt32] {
+        let limit = min(contextLimit ?? ControlLimits.tokens, ControlLimits.tokens)
+        let least = text.utf8.count / longestTokenBytes
+        guard least <= limit else {
+            throw .contextLength(limit: limit, prompt: least, completion: nil, param: param)
+        }
+        return tokenizer.encode(text, addSpecial: addSpecial, parseSpecial: true).map { UInt32(bitPattern: $0) }
     }
 
     private func render(

@@ -8,16 +8,22 @@ import Telemetry
 /// A node as the router reaches it: a real one over gRPC, or a fake in a test.
 package struct NodeLink: Sendable {
     package let registration: Registration
+    /// Numbers the node's streams in the order they were opened: a node that attaches again has another link.
+    package let session: UInt64
     /// Never blocks; false when the node is gone.
     package let send: @Sendable (RouterMessage) -> Bool
 
-    package init(registration: Registration, send: @escaping @Sendable (RouterMessage) -> Bool) {
+    package init(
+        registration: Registration, session: UInt64 = 0, send: @escaping @Sendable (RouterMessage) -> Bool
+    ) {
         self.registration = registration
+        self.session = session
         self.send = send
     }
 
     package init(_ node: AttachedNode) {
         registration = node.registration
+        session = node.id
         send = { node.send($0) }
     }
 }
@@ -38,6 +44,8 @@ package final class Router: Sendable {
         var core: RoutingCore
         var links: [Incarnation: NodeLink] = [:]
         var clients: [UInt64: Client] = [:]
+        /// To be logged once the lock is free: writing a line may block.
+        var unlogged: [RoutingNote] = []
     }
 
     package let incarnation: Incarnation
@@ -77,15 +85,21 @@ package final class Router: Sendable {
             perform(&state, now)
             return .success(numbers)
         }
+        writeNotes()
         return try result.get()
     }
 
-    /// Stops runs at once, in whatever phase they are. Those that have ended are ignored.
+    /// Stops runs at once, in whatever phase they are; nobody waits for them any more, nor for what those that
+    /// have ended were still told.
     package func cancel(_ runs: [UInt64]) {
         guard !runs.isEmpty else { return }
-        handle { core, now in
-            for run in runs { core.cancel(run, now: now) }
+        let now = now
+        state.withLock { state in
+            for run in runs { state.core.cancel(run, now: now) }
+            perform(&state, now)
+            for run in runs { state.clients[run] = nil }
         }
+        writeNotes()
     }
 
     /// A stop string was met: the run ends well, and its end arrives in the mailbox.
@@ -99,27 +113,44 @@ package final class Router: Sendable {
     package func handle(_ event: NodeEvent) {
         switch event {
         case .joined(let node): joined(NodeLink(node))
-        case .message(let node, let message): received(message, from: node.incarnation)
-        case .left(let node, let reason): left(node.incarnation, reason: "\(reason)")
+        case .message(let node, let message): received(message, from: node.incarnation, session: node.id)
+        case .left(let node, let reason): left(node.incarnation, session: node.id, reason: "\(reason)")
         }
     }
 
     package func joined(_ link: NodeLink) {
         let now = now
+        let id = link.registration.incarnation
         state.withLock { state in
-            state.links[link.registration.incarnation] = link
+            if let older = state.links[id] {
+                // The events of one stream are in order, those of two are not: the older one's end may come
+                // after this, and is ignored then. What ran over it ends here.
+                guard older.session <= link.session else { return }
+                state.links[id] = nil
+                state.core.left(id, reason: "attached again", now: now)
+                perform(&state, now)
+            }
+            state.links[id] = link
             state.core.joined(link.registration, now: now)
             perform(&state, now)
         }
     }
 
-    package func received(_ message: NodeMessage, from node: Incarnation) {
-        handle { $0.received(message, from: node, now: $1) }
-    }
-
-    package func left(_ node: Incarnation, reason: String) {
+    /// - Parameter session: of the link the message came over; of one that is not current it is ignored.
+    package func received(_ message: NodeMessage, from node: Incarnation, session: UInt64 = 0) {
         let now = now
         state.withLock { state in
+            guard state.links[node]?.session == session else { return }
+            state.core.received(message, from: node, now: now)
+            perform(&state, now)
+        }
+    }
+
+    /// - Parameter session: of the link that ended; nothing happens when it is not current.
+    package func left(_ node: Incarnation, session: UInt64 = 0, reason: String) {
+        let now = now
+        state.withLock { state in
+            guard state.links[node]?.session == session else { return }
             state.links[node] = nil
             state.core.left(node, reason: reason, now: now)
             perform(&state, now)
@@ -174,6 +205,7 @@ package final class Router: Sendable {
         handle { $0.cancelAll(now: $1) }
         let last = now + .seconds(2)
         while now < last, !state.withLock({ $0.core.isIdle }) { try? await Task.sleep(for: .milliseconds(10)) }
+        writeNotes()
     }
 
     /// Runs that wait or run.
@@ -217,6 +249,16 @@ package final class Router: Sendable {
             event(&state.core, now)
             perform(&state, now)
         }
+        writeNotes()
+    }
+
+    /// Logs what was noted. Called after unlocking; where a caller does not, the next tick does.
+    private func writeNotes() {
+        let notes = state.withLock { state in
+            defer { state.unlogged = [] }
+            return state.unlogged
+        }
+        for note in notes { log(note) }
     }
 
     private func perform(_ state: inout State, _ now: Duration) {
@@ -231,8 +273,15 @@ package final class Router: Sendable {
             case .note(let note):
                 if case .ended(let run, .cancelled, _, _) = note { state.clients[run] = nil }
                 metrics.count(note)
-                log(note)
+                if Self.isLogged(note) { state.unlogged.append(note) }
             }
+        }
+    }
+
+    private static func isLogged(_ note: RoutingNote) -> Bool {
+        switch note {
+        case .nodeLeft, .settled, .tokenGap, .firstToken: false
+        case .nodeJoined, .runFailed, .retrying, .refused, .probed, .ended: true
         }
     }
 
@@ -247,10 +296,10 @@ package final class Router: Sendable {
         case .retrying(let handoff, let cause, let delivered):
             logger.notice(
                 "trying again",
-                metadata: ["handoff": "\(handoff)", "reason": "\(cause)", "delivered": "\(delivered)"])
+                metadata: ["handoff": "\(handoff.text)", "reason": "\(cause)", "delivered": "\(delivered)"])
         case .refused(let handoff, let reason, let node):
             logger.debug(
-                "refused", metadata: ["handoff": "\(handoff)", "reason": "\(reason)", "node": "\(node)"])
+                "refused", metadata: ["handoff": "\(handoff.text)", "reason": "\(reason)", "node": "\(node)"])
         case .probed(let prefill, let decode, let failure):
             if let failure {
                 logger.warning(

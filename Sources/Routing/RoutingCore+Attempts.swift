@@ -28,9 +28,10 @@ extension RoutingCore {
                         .contextLength(
                             limit: limit, prompt: run.request.prompt.count, completion: nil, param: "prompt"),
                         now: now)
-                } else {
+                } else if run.completion.count >= run.request.sampling.maxTokens {
                     finish(number, .length, now: now)
                 }
+                // Else the nodes that could hold it are gone: it waits for such to come back, as above.
             }
         }
     }
@@ -40,8 +41,9 @@ extension RoutingCore {
         run.attempt += 1
         let handoff = HandoffID(router: incarnation, request: number, attempt: run.attempt)
         run.handoff = handoff
-        run.request.times.reserved = now
-        run.request.times.attempts += 1
+        run.reported = nil
+        run.failureText = nil
+        run.request.times.beginAttempt(now: now)
         run.request.times.prefillNode = nodes[pair.prefill]?.registration.name ?? ""
         run.request.times.decodeNode = nodes[pair.decode]?.registration.name ?? ""
         runs[number] = run
@@ -136,7 +138,20 @@ extension RoutingCore {
             return fail(run.id, .invalid(message), now: now)
         }
         runs[run.id] = run
-        waiting.insert(run.id, now: now, notBefore: .zero, isRetry: run.failures > 0 || !run.completion.isEmpty)
+        waiting.insert(
+            run.id, since: run.waitingSince, notBefore: .zero, isRetry: run.failures > 0 || !run.completion.isEmpty)
+        // One that is refused again and again is never in the queue for long.
+        if now - run.waitingSince > settings.queueTimeout { queueTimedOut(run.id, now: now) }
+    }
+
+    /// A run waited longer than it may.
+    mutating func queueTimedOut(_ number: UInt64, now: Duration) {
+        let seconds = settings.queueTimeout.components.seconds
+        fail(
+            number,
+            .unavailable(
+                "No pair of nodes had room for \(seconds) s; the cluster is overloaded.", code: "queue_timeout",
+                retryAfter: .seconds(5)), now: now)
     }
 
     /// An attempt failed: try again elsewhere, or give up.
@@ -146,24 +161,25 @@ extension RoutingCore {
         run.failureText = nil
         run.failures += 1
         run.firstFailure = run.firstFailure ?? now
+        run.waitingSince = now
         if let pair = placements[handoff]?.pair {
             run.avoided = [pair.prefill, pair.decode]
             for id in run.avoided { nodes.update(id) { $0.lastFailure = cause } }
         }
         runs[run.id] = run
+        if run.completion.count >= run.request.sampling.maxTokens {
+            // Every token was delivered; only the news of the end was lost.
+            return finish(run.id, .length, now: now)
+        }
         let spent = now - (run.firstFailure ?? now)
         guard retryable, !run.request.isProbe, run.failures < settings.failuresMax, spent <= settings.retryWindow
         else {
             let times = run.failures == 1 ? "" : " after \(run.failures) attempts"
             return fail(run.id, .server("The request failed\(times): \(cause).", code: "handoff_failed"), now: now)
         }
-        if run.completion.count >= run.request.sampling.maxTokens {
-            // Every token was delivered; only the news of the end was lost.
-            return finish(run.id, .length, now: now)
-        }
         note(.retrying(handoff, cause: cause, delivered: run.completion.count))
         let backoff = settings.retryBackoff * (1 << min(run.failures - 1, 6))
-        waiting.insert(run.id, now: now, notBefore: now + backoff, isRetry: true)
+        waiting.insert(run.id, since: now, notBefore: now + backoff, isRetry: true)
     }
 
     // MARK: Ends of a run

@@ -63,8 +63,8 @@ extension RoutingCore {
             let request = RunRequest(
                 prompt: settings.probeTokens, sampling: sampling, times: RunTimeline(), pinned: pair)
             lastRun += 1
-            runs[lastRun] = Run(id: lastRun, request: request)
-            waiting.insert(lastRun, now: now, notBefore: .zero, isRetry: true)
+            runs[lastRun] = Run(id: lastRun, request: request, waitingSince: now)
+            waiting.insert(lastRun, since: now, notBefore: .zero, isRetry: true)
             probes.began(pair, run: lastRun)
         }
     }
@@ -108,20 +108,29 @@ extension RoutingCore {
     private mutating func handoffMessage(_ message: NodeMessage, from id: Incarnation, now: Duration) {
         switch message {
         case .granted(let terms):
-            if run(of: terms.handoff) != nil { runs[terms.handoff.request]?.request.times.granted = now }
+            if run(of: terms.handoff) != nil, placements[terms.handoff]?.pair.decode == id {
+                runs[terms.handoff.request]?.request.times.granted = now
+            }
             perform(ledger.granted(terms, from: id), now: now)
         case .refused(let refusal):
             perform(ledger.refused(refusal.handoff, refusal.reason, from: id), now: now)
         case .written(let report):
-            prefillDone(report.handoff)
-            if run(of: report.handoff) != nil { record(report, now: now) }
+            if placements[report.handoff]?.pair.prefill == id {
+                prefillDone(report.handoff)
+                if run(of: report.handoff) != nil { record(report, now: now) }
+                // From here the ledger waits for the seal itself, unless that came first.
+                if placements[report.handoff]?.holdsLane == true { placements[report.handoff]?.progressBy = nil }
+            }
             perform(ledger.written(report.handoff, from: id), now: now)
         case .sealed(let handoff, let sealTime):
-            prefillDone(handoff)
-            laneDone(handoff)
-            if run(of: handoff) != nil {
-                runs[handoff.request]?.request.times.sealed = now
-                runs[handoff.request]?.request.times.sealing = sealTime
+            if placements[handoff]?.pair.decode == id {
+                prefillDone(handoff)
+                laneDone(handoff)
+                if run(of: handoff) != nil {
+                    runs[handoff.request]?.request.times.sealed = now
+                    runs[handoff.request]?.request.times.sealing = sealTime
+                }
+                expectTokens(handoff, now: now)
             }
             perform(ledger.sealed(handoff, from: id), now: now)
         case .finished(let report):
@@ -129,7 +138,9 @@ extension RoutingCore {
         case .failed(let handoff, let failure, let details):
             let text = details.isEmpty ? failure.message : details
             nodes.update(id) { $0.lastFailure = text }
-            if run(of: handoff) != nil { runs[handoff.request]?.failureText = text }
+            if run(of: handoff) != nil, let pair = placements[handoff]?.pair, pair.prefill == id || pair.decode == id {
+                runs[handoff.request]?.failureText = text
+            }
             perform(ledger.failed(handoff, failure, from: id), now: now)
         case .drained(let handoff, let posted, let completed):
             perform(
@@ -150,24 +161,27 @@ extension RoutingCore {
         times.prefillCompute = report.compute
         times.transferTail = report.transfer
         times.transferBytes = report.bytes
-        times.cachedTokens = report.cachedTokens
+        times.cachedTokens = min(max(0, report.cachedTokens), times.promptTokens)
         runs[number]?.request.times = times
     }
 
     private mutating func finished(_ report: FinishReport, from id: Incarnation, now: Duration) {
         let handoff = report.handoff
-        // The end may only follow its tokens: when some are missing the ledger has seen the gap and failed it.
-        if run(of: handoff) != nil {
+        if run(of: handoff) != nil, placements[handoff]?.pair.decode == id {
             runs[handoff.request]?.request.times.firstStep = report.firstStep
             runs[handoff.request]?.request.times.decoding = report.decode
             runs[handoff.request]?.reported = report.reason
         }
-        perform(ledger.finished(handoff, from: id), now: now)
+        // Tokens that were lost at the very end show no gap: the count does. What was cancelled has no whole.
+        let count = report.reason == .cancelled ? nil : report.tokens
+        perform(ledger.finished(handoff, tokens: count, from: id), now: now)
     }
 
     // MARK: Tokens
 
     private mutating func tokens(_ part: TokenRun, from id: Incarnation, now: Duration) {
+        // Only the decode node of the attempt may speak for it.
+        guard placements[part.handoff]?.pair.decode == id else { return }
         nodes.update(id) { $0.tokensDelivered += part.tokens.count }
         switch ledger.acceptTokens(part.handoff, firstIndex: part.firstIndex, count: part.tokens.count) {
         case .drop: return
@@ -184,6 +198,7 @@ extension RoutingCore {
         defer { runs[run.id] = run }
         guard run.handoff == part.handoff, !range.isEmpty else { return }
         grow(part.handoff, by: range.count)
+        expectTokens(part.handoff, now: now)
         let first = run.completion.isEmpty
         run.completion.append(contentsOf: part.tokens[range])
         if first {
@@ -229,14 +244,8 @@ extension RoutingCore {
             deadlines[key] = nil
             perform(ledger.deadlinePassed(key.name, key.handoff), now: now)
         }
-        for number in waiting.takeExpired(now: now, limit: settings.queueTimeout) {
-            let seconds = settings.queueTimeout.components.seconds
-            fail(
-                number,
-                .unavailable(
-                    "No pair of nodes had room for \(seconds) s; the cluster is overloaded.", code: "queue_timeout",
-                    retryAfter: .seconds(5)), now: now)
-        }
+        failStalled(now: now)
+        for number in waiting.takeExpired(now: now, limit: settings.queueTimeout) { queueTimedOut(number, now: now) }
         probe(now: now)
         dispatch(now: now)
     }
@@ -251,6 +260,7 @@ extension RoutingCore {
             case .sendPrefill(let terms, let id):
                 if let placement = placements[terms.handoff] {
                     emit(.send(.prefill(PrefillOrder(grant: terms, tokens: placement.tokens)), to: id))
+                    expectWritten(terms.handoff, on: id, now: now)
                 }
             case .sendRelease(let handoff, let id): emit(.send(.release(handoff), to: id))
             case .sendCancel(let handoff, let id): emit(.send(.cancel(handoff), to: id))

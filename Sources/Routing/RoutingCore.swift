@@ -27,6 +27,8 @@ package struct RoutingCore: ~Copyable {
         var completion: [UInt32] = []
         var attempt: UInt32 = 0
         var handoff: HandoffID?
+        /// When it began to wait for a pair; a refusal does not start this anew, a failed attempt does.
+        var waitingSince = Duration.zero
         var failures = 0
         var firstFailure: Duration?
         /// What the decode node said the end was.
@@ -59,6 +61,11 @@ package struct RoutingCore: ~Copyable {
         var isCountedOnDecode = true
         /// Kept until the grant: what the prefill node is to compute.
         var tokens: [UInt32]
+        /// The attempt fails unless something of it is heard before this; nil while the ledger has a deadline
+        /// of its own for the next answer.
+        var progressBy: Duration?
+        /// While decoding: what the decode node had done when that was set.
+        var workSeen: Int?
     }
 
     struct DeadlineKey: Hashable {
@@ -107,6 +114,10 @@ package struct RoutingCore: ~Copyable {
             case .pair, .wait: break
             }
         }
+        // Behind others that wait, these would wait too: refused before any node hears of them.
+        if waiting.freshCount > 0, waiting.freshCount + requests.count > settings.queueLimit {
+            throw .queueFull(limit: settings.queueLimit, retryAfter: .seconds(2))
+        }
         var numbers: [UInt64] = []
         for request in requests { numbers.append(enqueue(request, now: now)) }
         dispatch(now: now)
@@ -137,8 +148,9 @@ package struct RoutingCore: ~Copyable {
         var run = Run(id: lastRun, request: request)
         run.request.times.queued = now
         run.request.times.promptTokens = request.prompt.count
+        run.waitingSince = now
         runs[lastRun] = run
-        waiting.insert(lastRun, now: now, notBefore: .zero, isRetry: false)
+        waiting.insert(lastRun, since: now, notBefore: .zero, isRetry: false)
         return lastRun
     }
 

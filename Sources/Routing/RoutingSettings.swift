@@ -10,6 +10,10 @@ package struct RoutingSettings: Sendable {
     package var retryWindow = Duration.seconds(120)
     /// First pause after a failed attempt; it doubles with every further one.
     package var retryBackoff = Duration.milliseconds(20)
+    /// An attempt that shows no progress for this long, and `progressTimePerToken` for each token its node has
+    /// to work on, fails: far above what the slowest machine needs, since it only catches engines that hang.
+    package var progressTimeout = Duration.seconds(60)
+    package var progressTimePerToken = Duration.milliseconds(20)
     /// How long a node is left alone after it refused for lack of pages, lanes or sequences.
     package var refusalBackoff = Duration.milliseconds(25)
     /// A pair whose round trip failed is probed again after this, doubling up to `probeBackoffMax`.

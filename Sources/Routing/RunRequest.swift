@@ -35,8 +35,8 @@ package struct RunEnding: Sendable {
     package var times: RunTimeline
 }
 
-/// Where a run's time went. Instants are durations since the router started; each is of the last attempt that
-/// got that far, but for the first three.
+/// Where a run's time went. Instants are durations since the router started; those from `reserved` to `sealed`
+/// and what nodes measured are of the last attempt, the others of the whole run.
 package struct RunTimeline: Sendable {
     /// The request's head was read.
     package var received = Duration.zero
@@ -74,4 +74,21 @@ package struct RunTimeline: Sendable {
     package var decodeNode = ""
 
     package init() {}
+
+    /// Another attempt starts: what was measured of the one before it is void.
+    mutating func beginAttempt(now: Duration) {
+        attempts += 1
+        reserved = now
+        granted = nil
+        written = nil
+        sealed = nil
+        prefillQueue = nil
+        prefillCompute = nil
+        transferTail = nil
+        transferBytes = 0
+        sealing = nil
+        firstStep = nil
+        decoding = nil
+        cachedTokens = 0
+    }
 }

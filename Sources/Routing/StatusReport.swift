@@ -7,7 +7,7 @@ package import OrderedJSON
 extension RoutingCore {
     /// Counts of ledger rows by phase; phases without rows are 0.
     package var handoffStates: [(String, Int)] {
-        var counts: [String: Int] = [:]
+        var counts = Dictionary(HandoffLedger.phases.map { ($0, 0) }, uniquingKeysWith: { first, _ in first })
         for row in ledger.rows { counts[row.phase, default: 0] += 1 }
         return counts.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
     }
@@ -17,7 +17,7 @@ extension RoutingCore {
         [
             "model": .string(model),
             "version": .string(version),
-            "incarnation": .string(incarnation.hexText),
+            "incarnation": .string(incarnation.text),
             "uptime_s": .int(now.components.seconds),
             "ready": .bool(probes.isReady),
             "draining": .bool(isDraining),
@@ -47,7 +47,7 @@ extension RoutingCore {
             "role": .string(registration.role.rawValue),
             "state": .string(state(of: node, isPaired: mismatch == nil)),
             "model": .string(registration.model),
-            "incarnation": .string(node.id.hexText),
+            "incarnation": .string(node.id.text),
             "http": .string(registration.httpAddress),
             "lane_address": .string(registration.laneAddress),
             "version": .string(registration.version),
@@ -97,12 +97,12 @@ extension RoutingCore {
         .array(
             ledger.rows.map { row in
                 [
-                    "handoff": .string("\(row.id)"),
+                    "handoff": .string(row.id.text),
                     "request": .int(Int64(clamping: row.id.request)),
                     "attempt": .int(Int64(row.id.attempt)),
                     "state": .string(row.phase),
-                    "prefill": .string(nodes[row.prefill]?.registration.name ?? row.prefill.hexText),
-                    "decode": .string(nodes[row.decode]?.registration.name ?? row.decode.hexText),
+                    "prefill": .string(nodes[row.prefill]?.registration.name ?? row.prefill.text),
+                    "decode": .string(nodes[row.decode]?.registration.name ?? row.decode.text),
                     "pages": .int(Int64(row.pages)),
                 ]
             })
@@ -119,13 +119,5 @@ extension RoutingCore {
         }
         if let failure = probes.lastFailure { return "no round trip has succeeded: \(failure)" }
         return "no round trip from prefill to decode has succeeded yet"
-    }
-}
-
-extension Incarnation {
-    /// 16 hex digits.
-    var hexText: String {
-        let digits = String(value, radix: 16)
-        return String(repeating: "0", count: 16 - digits.count) + digits
     }
 }

@@ -3,7 +3,7 @@
 package struct WaitQueue: Sendable {
     private struct Entry {
         var run: UInt64
-        /// When it began to wait this time.
+        /// When it began to wait; refusals do not start this anew.
         var since: Duration
         /// Not before this, after a failed attempt.
         var notBefore: Duration
@@ -21,8 +21,8 @@ package struct WaitQueue: Sendable {
     package var freshCount: Int { entries.count { !$0.isRetry } }
 
     /// O(log n) to find the place; almost always the end.
-    package mutating func insert(_ run: UInt64, now: Duration, notBefore: Duration, isRetry: Bool) {
-        let entry = Entry(run: run, since: now, notBefore: notBefore, isRetry: isRetry)
+    package mutating func insert(_ run: UInt64, since: Duration, notBefore: Duration, isRetry: Bool) {
+        let entry = Entry(run: run, since: since, notBefore: notBefore, isRetry: isRetry)
         var low = 0
         var high = entries.count
         while low < high {

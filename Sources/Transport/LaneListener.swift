@@ -9,11 +9,12 @@ package final class LaneListener: Sendable {
         package var port: UInt16
         /// Lanes and connections that have not said hello yet, all together.
         package var lanesMax = 256
-        /// Connections that have not said hello yet.
+        /// Connections that have not said hello yet. One more, and the oldest of them is closed for it: silent
+        /// connections must not keep out those that have something to say.
         package var handshakesMax = 32
         package var lanesPerPeerMax = 64
         /// How long a connection may take to say hello: a round trip and a scheduling delay, generously.
-        package var helloTimeout: Duration = .seconds(5)
+        package var helloTimeout: Duration = .seconds(2)
         /// How long a peer may leave acknowledgements unread before its lane is closed.
         package var writeTimeout: Duration = .seconds(5)
         /// Whether pages carry digests.
@@ -161,10 +162,13 @@ package final class LaneListener: Sendable {
 
     private func receive(_ connection: Socket, from address: String) {
         let number = table.withLock { table -> UInt64? in
+            guard table.lanes.count < configuration.lanesMax, !table.stopping else { return nil }
             let full =
                 table.lanes.count + table.handshakes.count >= configuration.lanesMax
                 || table.handshakes.count >= configuration.handshakesMax
-            guard !full, !table.stopping else { return nil }
+            if full, let oldest = table.handshakes.keys.min() {
+                table.handshakes.removeValue(forKey: oldest)?.shutDown()
+            }
             table.nextHandshake += 1
             table.handshakes[table.nextHandshake] = connection
             return table.nextHandshake
@@ -182,12 +186,12 @@ package final class LaneListener: Sendable {
 
     private func serve(_ connection: Socket, number: UInt64, address: String) {
         connection.configureLane()
-        guard let hello = readHello(connection) else {
+        guard let hello = readHello(connection, number: number) else {
             _ = table.withLock { $0.handshakes.removeValue(forKey: number) }
             return
         }
         let admitted = table.withLock { table -> ReceiveLane? in
-            table.handshakes[number] = nil
+            guard table.handshakes.removeValue(forKey: number) != nil else { return nil }
             let ofPeer = table.lanes.values.count { $0.peer == hello.prefill }
             guard ofPeer < configuration.lanesPerPeerMax, !table.stopping else { return nil }
             let settings = ReceiveLane.Settings(
@@ -222,7 +226,7 @@ package final class LaneListener: Sendable {
     }
 
     /// The peer's hello, when it is one that may become a lane; else the peer has been told why not.
-    private func readHello(_ connection: Socket) -> LaneHello? {
+    private func readHello(_ connection: Socket, number: UInt64) -> LaneHello? {
         let read = withUnsafeTemporaryAllocation(byteCount: LaneWire.helloBytes, alignment: 8) { bytes in
             Result { () throws(Socket.Failure) in
                 try connection.read(into: bytes, until: .after(configuration.helloTimeout))
@@ -230,7 +234,11 @@ package final class LaneListener: Sendable {
             }
         }
         guard case .success(let hello) = read else {
-            refuse(connection, .helloTimeout, "no hello within \(configuration.helloTimeout)")
+            if table.withLock({ $0.handshakes[number] != nil }) {
+                refuse(connection, .helloTimeout, "no hello within \(configuration.helloTimeout)")
+            } else {
+                refuse(connection, .tooManyLanes, "too many connections without a hello")
+            }
             return nil
         }
         let mine = LaneHello(prefill: hello.prefill, decode: incarnation, shape: slab.shape)

@@ -37,6 +37,9 @@ package final class LanePool: Sendable {
         package var backoffMax: Duration = .seconds(5)
         /// Between a lane's end and its successor, so that a peer which drops every lane is not hammered.
         package var reconnectPause: Duration = .milliseconds(20)
+        /// How long a shutdown waits for dialing threads, which a name server may hold up for much longer. They
+        /// touch no pages.
+        package var dialShutdown: Duration = .seconds(1)
 
         package init() {}
     }
@@ -46,6 +49,8 @@ package final class LanePool: Sendable {
         /// Told apart from an earlier entry of the same peer, whose dialing thread must not serve this one.
         let serial: UInt64
         var lanes: [LaneID: SendLane] = [:]
+        /// False when its dialing thread could not be started.
+        var isDialed = true
         var lastError: String?
     }
 
@@ -57,6 +62,8 @@ package final class LanePool: Sendable {
 
     private struct Table: Sendable {
         var peers: [Incarnation: Peer] = [:]
+        /// All lanes that have not reported their end, those of replaced peers included: no number may come twice.
+        var live: Set<LaneKey> = []
         var stopping = false
         var nextSerial: UInt64 = 0
 
@@ -67,7 +74,8 @@ package final class LanePool: Sendable {
     private let slab: SlabRegion
     private let incarnation: Incarnation
     private let onEvent: @Sendable (LanePoolEvent) -> Void
-    private let threads = ThreadGroup()
+    private let dialThreads = ThreadGroup()
+    private let laneThreads = ThreadGroup()
     private let table = Monitor(Table())
     private let totals = Monitor(LaneCounters())
 
@@ -105,6 +113,18 @@ package final class LanePool: Sendable {
         for target in fresh { keepConnected(target) }
     }
 
+    /// Dials the peers for which the system had no thread to give. To be called now and then.
+    package func retryDialing() {
+        let targets = table.withLock { table -> [Target] in
+            guard !table.stopping else { return [] }
+            return table.peers.filter { !$0.value.isDialed }.map { decode, peer in
+                table.peers[decode]?.isDialed = true
+                return Target(peer: peer.peer, serial: peer.serial)
+            }
+        }
+        for target in targets { keepConnected(target) }
+    }
+
     /// Queues a record; false when the lane is gone, whose `closed` event has come or is coming.
     @discardableResult
     package func post(_ lane: LaneKey, _ batch: WriteBatch) -> Bool {
@@ -135,14 +155,16 @@ package final class LanePool: Sendable {
         }.sorted { $0.name < $1.name }
     }
 
-    /// Closes everything and waits for all threads. Not to be called from an event handler.
+    /// Closes everything and waits for the lanes' threads, and for the dialing ones as long as the configuration
+    /// says. No event comes and no page is read after that. Not to be called from an event handler.
     package func shutdown() {
         let lanes = table.update { table in
             table.stopping = true
             return table.peers.values.flatMap { $0.lanes.values }
         }
         for lane in lanes { lane.stop(LaneCloseReason(.shutdown)) }
-        threads.waitForAll()
+        dialThreads.waitForAll(until: .after(configuration.dialShutdown))
+        laneThreads.waitForAll()
     }
 
     private func lane(_ key: LaneKey) -> SendLane? {
@@ -153,9 +175,13 @@ package final class LanePool: Sendable {
 
     private func keepConnected(_ target: Target) {
         do throws(TransportError) {
-            try threads.start("lane-dial") { [self] in dial(target) }
+            try dialThreads.start("lane-dial") { [self] in dial(target) }
         } catch {
-            table.withLock { $0.peers[target.peer.decode]?.lastError = error.message }
+            table.withLock { table in
+                guard table.wants(target) else { return }
+                table.peers[target.peer.decode]?.isDialed = false
+                table.peers[target.peer.decode]?.lastError = error.message
+            }
         }
     }
 
@@ -203,7 +229,7 @@ package final class LanePool: Sendable {
             key: key, socket: connected.socket, slab: slab, digests: connected.digests, counters: totals)
         let isFresh = table.update { table -> Bool? in
             guard table.wants(target) else { return nil }
-            guard table.peers[target.peer.decode]?.lanes[key.lane] == nil else { return false }
+            guard table.live.insert(key).inserted else { return false }
             table.peers[target.peer.decode]?.lanes[key.lane] = lane
             table.peers[target.peer.decode]?.lastError = nil
             return true
@@ -213,7 +239,7 @@ package final class LanePool: Sendable {
             throw TransportError(.refused, "\(target.peer.address) gave lane \(key.lane.value) twice")
         }
         do throws(TransportError) {
-            try threads.start("lane-tx") { [self] in serve(lane) }
+            try laneThreads.start("lane-tx") { [self] in serve(lane) }
         } catch {
             remove(lane)
             throw error
@@ -242,6 +268,7 @@ package final class LanePool: Sendable {
 
     private func remove(_ lane: SendLane, because reason: LaneCloseReason? = nil) {
         table.update { table in
+            table.live.remove(lane.key)
             guard table.peers[lane.key.decode]?.lanes[lane.key.lane] === lane else { return }
             table.peers[lane.key.decode]?.lanes[lane.key.lane] = nil
             if let reason { table.peers[lane.key.decode]?.lastError = reason.description }

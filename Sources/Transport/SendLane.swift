@@ -95,6 +95,9 @@ final class SendLane: Sendable {
         private var digests: [PageDigest] = []
         private var epoch: LaneEpoch?
         private var sequence: UInt32 = 0
+        /// What of this epoch has left whole, and so may have been acknowledged.
+        private var recordsSent: UInt32 = 0
+        private var completionSent = false
         private let prefix = UnsafeMutableRawBufferPointer.allocate(
             byteCount: LaneWire.recordPrefixBytesMax, alignment: 8)
         private let vectors = UnsafeMutableBufferPointer<iovec>.allocate(capacity: WriteLimits.rangesMax + 1)
@@ -144,6 +147,8 @@ final class SendLane: Sendable {
             if self.epoch == epoch { return }
             self.epoch = epoch
             sequence = 0
+            recordsSent = 0
+            completionSent = false
             digests.removeAll(keepingCapacity: true)
         }
 
@@ -177,6 +182,7 @@ final class SendLane: Sendable {
                 }
             }
             try sendVectors(filled)
+            recordsSent = sequence
             lane.counters.withLock { counters in
                 counters.records += 1
                 counters.bytes += batch.bytes
@@ -208,6 +214,7 @@ final class SendLane: Sendable {
             }
             vectors[0] = iovec(iov_base: frame.baseAddress, iov_len: count)
             try sendVectors(1)
+            completionSent = true
             lane.counters.withLock { $0.completions += 1 }
         }
 
@@ -282,6 +289,7 @@ final class SendLane: Sendable {
                 let bytes = UnsafeRawBufferPointer(
                     rebasing: answers[position..<(position + LaneWire.headerBytes)])
                 guard let header = FrameHeader(reading: bytes) else { throw .malformed("no acknowledgement") }
+                try check(header)
                 switch header.kind {
                 case .acknowledgement:
                     onAnswer(.acknowledged(header.handoff, header.epoch, records: Int(header.sequence)))
@@ -295,6 +303,23 @@ final class SendLane: Sendable {
             answerBytes -= position
             if position > 0, answerBytes > 0, let base = answers.baseAddress {
                 base.copyMemory(from: base + position, byteCount: answerBytes)
+            }
+        }
+
+        /// Nothing may be acknowledged before it has left: its pages would be given away while they are still read.
+        /// Of earlier epochs everything left before the current one's first record.
+        private func check(_ header: FrameHeader) throws(LaneViolation) {
+            guard let epoch, header.epoch.value <= epoch.value else {
+                throw .malformed("an acknowledgement of epoch \(header.epoch.value), which has not begun")
+            }
+            guard header.epoch == epoch else { return }
+            switch header.kind {
+            case .acknowledgement where header.sequence > recordsSent:
+                throw .malformed("record \(header.sequence) acknowledged, \(recordsSent) were sent")
+            case .completionAcknowledgement where !completionSent:
+                throw .malformed("a completion acknowledged that was not sent")
+            default:
+                break
             }
         }
 

@@ -23,8 +23,9 @@ final class ThreadGroup: Sendable {
         }
     }
 
-    func waitForAll() {
-        _ = running.wait(until: nil) { $0 == 0 ? true : nil }
+    /// Waits until all have ended, or until the deadline.
+    func waitForAll(until deadline: Instant? = nil) {
+        _ = running.wait(until: deadline) { $0 == 0 ? true : nil }
     }
 }
 

@@ -166,6 +166,7 @@ private struct LaneReceiver {
                     : state.handoffs.reserve(id, pages: benchmark.pages, prefill: Incarnation(2), pool: &state.pool)
             }
             if case .bindLane(let terms)? = actions.first, listener.bind(terms) { return terms }
+            // The lanes connect on their own threads; the machine says so only when asked.
             usleep(1000)
         }
         throw LaneBenchmarkError(description: "no lane or no pages within ten seconds")
@@ -297,6 +298,7 @@ private struct LaneSender {
             let (written, failed) = shared.state.withLock { ($0.written, $0.failed) }
             if failed { throw LaneBenchmarkError(description: "the handoff failed") }
             if written >= number { break }
+            // A short nap, so that this thread takes no time from the lanes that are measured.
             usleep(50)
         }
         shared.perform(shared.state.withLock { $0.handoffs.release(terms.handoff) })

@@ -42,22 +42,41 @@ extension FrontDoor {
         }
     }
 
-    /// With an admin key: that key. Without: connections from this host, and no page a browser loaded elsewhere
-    /// (browsers send `Origin` on what scripts send).
+    /// With an admin key: that key. Without: connections from this host, but neither what a proxy on it passes
+    /// on, nor a page that a browser loaded elsewhere. Browsers send `Origin` on what scripts send, but not where
+    /// a name of the page's own was made to lead here (DNS rebinding); then `Host` has that name.
     private func checkOperator(_ request: Request, _ context: DoorContext) throws(APIError) {
         if let key = settings.adminKey {
             guard let given = request.bearerKey, equalInConstantTime(key, given) else { throw .unauthorized() }
             return
         }
         let isLocal = context.channel.remoteAddress?.isLoopback ?? false
-        guard isLocal, request.headers[.origin] == nil else {
+        let isForwarded = ["forwarded", "x-forwarded-for", "via"].contains { name in
+            HTTPField.Name(name).map { request.headers.contains($0) } ?? false
+        }
+        let isAskedForHere = request.head.authority.map(isLoopbackHost) ?? false
+        guard isLocal, !isForwarded, isAskedForHere, request.headers[.origin] == nil else {
             throw APIError(
                 status: 403, type: "permission_error",
                 message:
-                    "The admin interface is open to this host only; start the router with --admin-key to change that.",
+                    "Without an admin key, /admin is open to this host only, asked for as localhost or 127.0.0.1 and "
+                    + "without a proxy; start the router with --admin-key to change that.",
                 code: "admin_local_only")
         }
     }
+}
+
+/// Whether a `Host` header names this host: localhost or a loopback address, with or without a port.
+func isLoopbackHost(_ authority: String) -> Bool {
+    var host = authority.lowercased()[...]
+    if host.hasPrefix("[") {
+        guard let end = host.firstIndex(of: "]") else { return false }
+        host = host[..<end].dropFirst()
+    } else if let colon = host.firstIndex(of: ":") {
+        host = host[..<colon]
+    }
+    if host == "localhost" { return true }
+    return (try? SocketAddress(ipAddress: String(host), port: 0))?.isLoopback ?? false
 }
 
 extension SocketAddress {

@@ -11,8 +11,6 @@ import Tokenization
 /// A completion call as it came in.
 struct Call: Sendable {
     var bytes: ByteBuffer
-    /// Nil when the connection is already gone.
-    var signal: ConnectionSignal?
     var received: Duration
     var asksForTiming: Bool
 }
@@ -37,17 +35,27 @@ struct Answerable: Sendable {
 extension FrontDoor {
     // MARK: The two endpoints
 
-    func chat(_ call: Call) async throws(APIError) -> Response {
+    /// Takes in the request's body and turns it into runs. The body is not kept.
+    func read(_ request: Request, received: Duration) async throws(APIError) -> Answerable {
+        let isChat = request.uri.path != "/v1/completions"
+        let asksForTiming = HTTPField.Name("x-baton-timing").flatMap { request.headers[$0] } == "1"
+        let bytes = try await body(of: request)
+        let call = Call(bytes: bytes, received: received, asksForTiming: asksForTiming)
+        return try await largeBodies.run(bytes: bytes.readableBytes) { () throws(APIError) in
+            try isChat ? chat(call) : completion(call)
+        }
+    }
+
+    private func chat(_ call: Call) throws(APIError) -> Answerable {
         let request = try ChatRequest(try parse(call.bytes))
         try prompts.check(model: request.model)
         let tokens = try prompts.prompt(for: request, now: CivilTime(secondsSince1970: wallClockSeconds()))
-        return try await answer(
-            try answerable(
-                .chat, request.options, prompts: [(tokens, "")], ignored: request.ignoredFields,
-                promptField: "messages", call), call)
+        return try answerable(
+            .chat, request.options, prompts: [(tokens, "")], ignored: request.ignoredFields,
+            promptField: "messages", call)
     }
 
-    func completion(_ call: Call) async throws(APIError) -> Response {
+    private func completion(_ call: Call) throws(APIError) -> Answerable {
         let request = try CompletionRequest(try parse(call.bytes))
         try prompts.check(model: request.model)
         var read: [(tokens: [UInt32], echo: String)] = []
@@ -55,10 +63,8 @@ extension FrontDoor {
             let tokens = try prompts.prompt(for: prompt, addSpecial: request.addsSpecialTokens)
             read.append((tokens, request.echo ? echoed(prompt) : ""))
         }
-        return try await answer(
-            try answerable(
-                .completion, request.options, prompts: read, ignored: request.ignoredFields, promptField: "prompt",
-                call), call)
+        return try answerable(
+            .completion, request.options, prompts: read, ignored: request.ignoredFields, promptField: "prompt", call)
     }
 
     private func echoed(_ prompt: CompletionRequest.Prompt) -> String {
@@ -118,11 +124,12 @@ extension FrontDoor {
     // MARK: Answering
 
     /// Starts the runs and answers, streamed or not. The client's leaving stops them at once.
-    private func answer(_ request: Answerable, _ call: Call) async throws(APIError) -> Response {
-        let mailbox = AnswerMailbox(onCut: { call.signal?.close() })
+    /// - Parameter signal: nil when the connection is already gone.
+    func answer(_ request: Answerable, _ signal: ConnectionSignal?) async throws(APIError) -> Response {
+        let mailbox = AnswerMailbox(onCut: { signal?.close() })
         let numbers = try router.submit(request.runs, to: mailbox)
         let router = router
-        guard let signal = call.signal else {
+        guard let signal else {
             router.cancel(numbers)
             throw .server("The connection was closed.")
         }

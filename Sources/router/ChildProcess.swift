@@ -20,8 +20,12 @@ final class ChildProcess: Sendable {
     }
 
     private struct State {
+        /// From when the process runs until it has been waited for: as long as the number is its own.
         var pid: pid_t?
+        /// What was to be sent before it ran.
+        var pending: CInt?
         var isExpectedToEnd = false
+        var hasEnded = false
         var lastLines: [String] = []
     }
 
@@ -29,31 +33,41 @@ final class ChildProcess: Sendable {
     let logPath: String
     private let executable: String
     private let arguments: [String]
+    private let environment: [Environment.Key: String?]
     private let state = Mutex(State())
 
-    init(name: String, executable: String, arguments: [String], logDirectory: String) {
+    /// - Parameter environment: what differs from this process's own; nil takes a variable out.
+    init(
+        name: String, executable: String, arguments: [String], environment: [Environment.Key: String?],
+        logDirectory: String
+    ) {
         self.name = name
         self.executable = executable
         self.arguments = arguments
+        self.environment = environment
         logPath = "\(logDirectory)/\(name).log"
     }
 
-    var isRunning: Bool { state.withLock { $0.pid != nil } }
+    /// It has not ended; also while it is being started.
+    var isRunning: Bool { state.withLock { !$0.hasEnded } }
     /// It was told to stop.
     var isExpectedToEnd: Bool { state.withLock { $0.isExpectedToEnd } }
     /// The last messages it logged, newest last.
     var lastLines: [String] { state.withLock { $0.lastLines } }
 
-    /// Sends a signal, if it still runs.
+    /// Sends a signal, if it still runs; once it runs, when it is just being started. Not started yet, it
+    /// never will be.
     func send(_ signal: CInt) {
         state.withLock { state in
             state.isExpectedToEnd = true
-            if let pid = state.pid { kill(pid, signal) }
+            if let pid = state.pid { kill(pid, signal) } else { state.pending = signal }
         }
     }
 
     /// Starts it and follows it until it ends.
     func run(_ onEvent: @escaping @Sendable (Event) -> Void) async {
+        defer { state.withLock { $0.hasEnded = true } }
+        if isExpectedToEnd { return }
         guard let log = fopen(logPath, "w") else {
             return onEvent(.ended(self, "cannot write \(logPath): \(String(cString: strerror(errno)))"))
         }
@@ -63,18 +77,25 @@ final class ChildProcess: Sendable {
         options.processGroupID = 0
         do {
             let result = try await Subprocess.run(
-                .path(FilePath(executable)), arguments: .init(arguments), platformOptions: options,
+                .path(FilePath(executable)), arguments: .init(arguments),
+                environment: .inherit.updating(environment), platformOptions: options,
                 input: .inputWriter, output: .discarded, error: .sequence
             ) { execution in
-                state.withLock { $0.pid = execution.processIdentifier.value }
+                started(execution.processIdentifier.value)
                 for try await line in execution.standardError.strings() { follow(line, log, onEvent) }
-                // The pipe ended, so the process is ending: from here its number may come to name another.
-                state.withLock { $0.pid = nil }
             }
+            state.withLock { $0.pid = nil }
             onEvent(.ended(self, Self.words(result.terminationStatus)))
         } catch {
             state.withLock { $0.pid = nil }
             onEvent(.ended(self, "\(error)"))
+        }
+    }
+
+    private func started(_ pid: pid_t) {
+        state.withLock { state in
+            state.pid = pid
+            if let signal = state.pending { kill(pid, signal) }
         }
     }
 

@@ -6,6 +6,7 @@ import OrderedJSON
 struct Cluster {
     private let command: UpCommand
     private let directory: String
+    private let keys: DoorKeys
     private let style = TerminalStyle(descriptor: STDERR_FILENO)
 
     /// What the supervising task waits for.
@@ -25,6 +26,7 @@ struct Cluster {
     init(_ command: UpCommand, directory: String) {
         self.command = command
         self.directory = directory
+        keys = DoorKeys(api: command.apiKey, admin: command.adminKey)
     }
 
     func run() async throws {
@@ -47,7 +49,10 @@ struct Cluster {
             }
             var supervisor = Supervisor(
                 group: [], start: { child in continuation.yield(.child(child)) })
-            return await supervise(&supervisor, events, continuation, &group)
+            let outcome = await supervise(&supervisor, events, continuation, &group)
+            // Whoever has not ended by now is not waited for.
+            group.cancelAll()
+            return outcome
         }
         if case .failed(let reason) = outcome { throw CommandError(reason) }
     }
@@ -77,8 +82,7 @@ struct Cluster {
             switch event {
             case .child(.ready(let child, let fields)) where child.name == "router":
                 guard supervisor.url.isEmpty else { continue }
-                let http = fields["http"]?.string ?? command.http
-                supervisor.url = "http://\(http)"
+                supervisor.url = "http://\(Self.reachable(fields["http"]?.string ?? command.http))"
                 launchNodes(controlPort: fields["control_port"].flatMap(Self.port) ?? 0, &supervisor, &group)
                 poll = Task { [supervisor] in
                     await waitUntilReady(supervisor)
@@ -93,7 +97,8 @@ struct Cluster {
                 emit("ready \(supervisor.url)  (logs in \(directory))")
                 continue
             case .child(.ended(let child, let how)):
-                let reason = "\(child.name) \(how)\(lastWords(of: child)); its log is \(child.logPath)"
+                let words = how.contains("status") ? lastWords(of: child) : ""
+                let reason = "\(child.name) \(how)\(words); its log is \(child.logPath)"
                 if supervisor.isReady, child.name != "router" {
                     report(style.paint(reason, .red))
                     continue
@@ -134,7 +139,7 @@ struct Cluster {
                 arguments += flags.split(separator: " ").map(String.init)
                 let child = ChildProcess(
                     name: "\(role)-\(number)", executable: Self.sibling("\(role)-node"), arguments: arguments,
-                    logDirectory: directory)
+                    environment: DoorKeys.noEnvironment, logDirectory: directory)
                 launch(child, &supervisor, &group)
             }
         }
@@ -143,12 +148,11 @@ struct Cluster {
     private func routerProcess() -> ChildProcess {
         var arguments = ["serve", "--model", command.model, "--http", command.http, "--control", command.control]
         if let name = command.modelName { arguments += ["--model-name", name] }
-        for key in command.apiKey { arguments += ["--api-key", key] }
-        if let key = command.adminKey { arguments += ["--admin-key", key] }
         if let queue = command.queue { arguments += ["--queue", "\(queue)"] }
         arguments += ["--drain-timeout", "\(command.drainTimeout)"] + childFlags
         return ChildProcess(
-            name: "router", executable: Self.sibling("router"), arguments: arguments, logDirectory: directory)
+            name: "router", executable: Self.sibling("router"), arguments: arguments,
+            environment: keys.environment, logDirectory: directory)
     }
 
     private var childFlags: [String] {
@@ -157,7 +161,7 @@ struct Cluster {
 
     /// Until `/ready` says that a request went all the way through.
     private func waitUntilReady(_ supervisor: Supervisor) async {
-        let client = AdminClient(base: supervisor.url, key: command.adminKey ?? command.apiKey.first)
+        let client = AdminClient(base: supervisor.url, key: keys.admin ?? keys.api.first)
         let wanted = command.prefill + command.decode
         while !Task.isCancelled {
             if await client.status("/ready") == 200 {
@@ -213,7 +217,17 @@ struct Cluster {
     private static func host(of address: String) -> String {
         guard let colon = address.lastIndex(of: ":") else { return address }
         let host = String(address[..<colon])
-        return host.isEmpty || host == "0.0.0.0" ? "127.0.0.1" : host
+        switch host {
+        case "", "0.0.0.0": return "127.0.0.1"
+        case "[::]": return "[::1]"
+        default: return host
+        }
+    }
+
+    /// An address that is listened on, as it is dialled from this host.
+    private static func reachable(_ address: String) -> String {
+        guard let colon = address.lastIndex(of: ":") else { return address }
+        return host(of: address) + address[colon...]
     }
 
     private static func port(_ value: JSON) -> Int? { value.int ?? value.string.flatMap { Int($0) } }

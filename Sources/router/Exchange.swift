@@ -89,6 +89,9 @@ struct Exchange: Sendable {
         case .success(let reason):
             piece.append(choices[index].assembler.finish())
             choices[index].finish = choices[index].assembler.isStopped ? .stop : reason
+        case .failure where choices[index].assembler.isStopped:
+            // The stop string had made it complete before the attempt failed.
+            choices[index].finish = .stop
         case .failure(let error):
             router.cancel(numbers)
             throw error

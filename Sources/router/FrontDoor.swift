@@ -33,9 +33,14 @@ struct FrontDoor: HTTPResponder {
     let connections: Connections
     let version: String
     let logger: Logger
+    let largeBodies = LargeBodyThread()
 
     func respond(to request: Request, context: DoorContext) async throws -> Response {
-        let received = router.now
+        let response = await answer(to: request, context, received: router.now)
+        return request.method == .head ? response.createHeadResponse() : response
+    }
+
+    private func answer(to request: Request, _ context: DoorContext, received: Duration) async -> Response {
         do throws(APIError) {
             return try await route(request, context, received: received)
         } catch {
@@ -69,12 +74,8 @@ struct FrontDoor: HTTPResponder {
         case "/v1/chat/completions", "/v1/completions":
             try expect(request, .post)
             try checkKey(request)
-            let bytes = try await body(of: request)
-            let asksForTiming = HTTPField.Name("x-baton-timing").flatMap { request.headers[$0] } == "1"
-            let call = Call(
-                bytes: bytes, signal: connections.signal(of: context.channel), received: received,
-                asksForTiming: asksForTiming)
-            return try await (path == "/v1/completions" ? completion(call) : chat(call))
+            let answerable = try await read(request, received: received)
+            return try await answer(answerable, connections.signal(of: context.channel))
         case "/v1/models":
             try expect(request, .get)
             try checkKey(request)
@@ -119,7 +120,7 @@ struct FrontDoor: HTTPResponder {
     // MARK: The body
 
     /// The whole body, within its limits of size and time.
-    private func body(of request: Request) async throws(APIError) -> ByteBuffer {
+    func body(of request: Request) async throws(APIError) -> ByteBuffer {
         try JSONBody.check(contentType: request.headers[.contentType])
         if let length = request.headers[.contentLength].flatMap({ Int($0) }), length > settings.bodyLimit {
             throw .bodyTooLarge(limit: settings.bodyLimit)

@@ -48,7 +48,7 @@ extension RouterModel {
         do throws(ModelFormatError) {
             let checkpoint = try Checkpoint.open(path)
             return (checkpoint, try checkpoint.fingerprint())
-        } catch where error.kind == .file {
+        } catch  where error.kind == .file {
             return (try Checkpoint.open(path, weights: .ignored), nil)
         }
     }

@@ -87,12 +87,13 @@ struct RouterService {
                 logger.info(
                     "ready", metadata: ["http": "\(address.host):\(port)", "control_port": "\(controlPort)"])
             },
-            logger: quiet(logger))
+            // What it calls errors are connections that end, also when the router stops.
+            logger: quiet(logger, .critical))
         var group = ServiceGroupConfiguration(
             services: [
                 .init(service: ControlService(server: control)), .init(service: ClockService(router: router)),
                 .init(service: application),
-            ], logger: quiet(logger))
+            ], logger: quiet(logger, .warning))
         // Connections that stay open do not keep the process: whoever is served was waited for before.
         group.maximumGracefulShutdownDuration = .seconds(3)
         group.maximumCancellationDuration = .seconds(2)
@@ -109,15 +110,17 @@ struct RouterService {
         do {
             try await services.run()
         } catch let error as IOError {
-            throw CommandError("--http \(options.http): \(error.description)")
+            throw CommandError(
+                "--http \(options.http): \(String(cString: strerror(error.errnoCode))); "
+                    + "another address is chosen with --http")
         }
         logger.info("stopped")
     }
 
     /// The libraries' own chatter only matters when something is wrong.
-    private func quiet(_ logger: Logger) -> Logger {
+    private func quiet(_ logger: Logger, _ level: Logger.Level) -> Logger {
         var logger = logger
-        logger.logLevel = max(logger.logLevel, .warning)
+        logger.logLevel = max(logger.logLevel, level)
         return logger
     }
 }

@@ -35,10 +35,18 @@ struct ServeOptions: ParsableArguments {
     @Option(help: "HOST:PORT for nodes; port 0 takes a free one.")
     var control = "127.0.0.1:7070"
 
-    @Option(help: "A key clients must send as `Authorization: Bearer KEY`. May be repeated.")
+    @Option(
+        help: """
+            A key clients must send as `Authorization: Bearer KEY`. May be repeated. Keys in $BATON_API_KEYS, one \
+            per line, count too, and other users of this host do not see those.
+            """)
     var apiKey: [String] = []
 
-    @Option(help: "A key that opens /admin from anywhere (default: from this host only, without one).")
+    @Option(
+        help: """
+            A key that opens /admin from anywhere (default: $BATON_ADMIN_KEY; without either, /admin is open from \
+            this host only).
+            """)
     var adminKey: String?
 
     @Option(help: "Requests that may wait for nodes; one more gets 429.")
@@ -74,6 +82,7 @@ struct ServeOptions: ParsableArguments {
     func validate() throws {
         guard HostPort(http) != nil else { throw ValidationError("--http \(http): expected HOST:PORT.") }
         guard HostPort(control) != nil else { throw ValidationError("--control \(control): expected HOST:PORT.") }
+        if let problem = DoorKeys.problem(api: apiKey, admin: adminKey) { throw ValidationError(problem) }
         guard (1...1_000_000).contains(queue) else { throw ValidationError("--queue must be 1 to 1000000.") }
         guard (1...100).contains(attempts) else { throw ValidationError("--attempts must be 1 to 100.") }
         guard (1...1024).contains(bodyLimit) else { throw ValidationError("--body-limit must be 1 to 1024 MiB.") }
@@ -100,8 +109,9 @@ struct ServeOptions: ParsableArguments {
     var doorSettings: FrontDoorSettings {
         var settings = FrontDoorSettings()
         settings.bodyLimit = bodyLimit << 20
-        settings.apiKeys = apiKey
-        settings.adminKey = adminKey
+        let keys = DoorKeys(api: apiKey, admin: adminKey)
+        settings.apiKeys = keys.api
+        settings.adminKey = keys.admin
         return settings
     }
 }

@@ -30,10 +30,10 @@ struct UpCommand: AsyncParsableCommand {
     @Option(help: "HOST:PORT for nodes; port 0 takes a free one.")
     var control = "127.0.0.1:0"
 
-    @Option(help: "A key clients must send. May be repeated.")
+    @Option(help: "A key clients must send. May be repeated; $BATON_API_KEYS holds more, one per line.")
     var apiKey: [String] = []
 
-    @Option(help: "A key that opens /admin from anywhere.")
+    @Option(help: "A key that opens /admin from anywhere (default: $BATON_ADMIN_KEY).")
     var adminKey: String?
 
     @Option(help: "Where logs go (default: $XDG_STATE_HOME/baton, else ~/.local/state/baton).")
@@ -67,6 +67,7 @@ struct UpCommand: AsyncParsableCommand {
         guard (1...64).contains(decode) else { throw ValidationError("--decode must be 1 to 64.") }
         guard HostPort(http) != nil else { throw ValidationError("--http \(http): expected HOST:PORT.") }
         guard HostPort(control) != nil else { throw ValidationError("--control \(control): expected HOST:PORT.") }
+        if let problem = DoorKeys.problem(api: apiKey, admin: adminKey) { throw ValidationError(problem) }
         guard (1...86_400).contains(startTimeout), (0...86_400).contains(drainTimeout) else {
             throw ValidationError("--start-timeout and --drain-timeout must be at most 86400 seconds.")
         }

@@ -96,6 +96,16 @@ private let logprob = TokenLogprobs(
         #expect(entry?["top_logprobs"]?[1]?["logprob"]?.double == -9999)
     }
 
+    @Test func charactersThatSpanTokensCountOnce() throws {
+        func token(_ bytes: [UInt8]) -> TokenLogprobs {
+            TokenLogprobs(chosen: TokenLogprobs.Candidate(bytes: bytes, logprob: 0), top: [])
+        }
+        // "é!" with é in two tokens.
+        let piece = AnswerPiece(text: "aé!", logprobs: [[0x61], [0xc3], [0xa9], [0x21]].map(token))
+        let chunk = try event(writer(.completion, logprobs: true).contentChunk(index: 0, piece: piece, offset: 4))
+        #expect(chunk["choices"]?[0]?["logprobs"]?["text_offset"] == [4, 5, 5, 6])
+    }
+
     @Test func errors() throws {
         let error = APIError.invalid("no", param: "n", code: "invalid_value")
         let fields: JSON = ["message": "no", "type": "invalid_request_error", "param": "n", "code": "invalid_value"]

@@ -44,13 +44,14 @@ final class Cluster: Sendable {
         client = ClusterClient(port: httpPort)
     }
 
-    /// Starts a router and its nodes `prefill-1…`, `decode-1…`, and waits until a round trip has succeeded.
-    static func start(prefill: Int = 1, decode: Int = 1, nodeOptions: [String] = []) async throws -> Cluster {
+    /// Starts a router and its nodes `prefill-1…`, `decode-1…`, and waits until a round trip has succeeded; with
+    /// nodes of one role only, or none, until they are attached.
+    static func start(prefill: Int = 1, decode: Int = 1) async throws -> Cluster {
         let cluster = try Cluster(modelPath: model)
         try cluster.launchRouter()
-        for number in stride(from: 1, through: prefill, by: 1) { try cluster.launch("prefill-\(number)", nodeOptions) }
-        for number in stride(from: 1, through: decode, by: 1) { try cluster.launch("decode-\(number)", nodeOptions) }
-        try await cluster.waitUntilReady(nodes: prefill + decode)
+        for number in stride(from: 1, through: prefill, by: 1) { try cluster.launch("prefill-\(number)") }
+        for number in stride(from: 1, through: decode, by: 1) { try cluster.launch("decode-\(number)") }
+        try await cluster.waitUntilReady(nodes: prefill + decode, pairs: prefill > 0 && decode > 0)
         return cluster
     }
 
@@ -116,9 +117,9 @@ final class Cluster: Sendable {
         throw ChildProcess.LaunchFailure(description: "no \(what)")
     }
 
-    func waitUntilReady(nodes: Int) async throws {
+    func waitUntilReady(nodes: Int, pairs: Bool = true) async throws {
         try await wait(for: "\(nodes) nodes") { $0.nodes.count == nodes }
-        let path = nodes == 0 ? "/health" : "/ready"
+        let path = pairs ? "/ready" : "/health"
         let deadline = ContinuousClock.now + .seconds(60)
         while ContinuousClock.now < deadline {
             if let answer = try? await client.send(.GET, path), answer.status == 200 { return }

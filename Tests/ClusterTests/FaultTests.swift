@@ -69,7 +69,7 @@ extension ClusterTests {
         @Test(.timeLimit(.minutes(3)))
         func garbageOnALanePortIsRefused() async throws {
             let lane = try freePort()
-            let cluster = try await Cluster.start(decode: 0, nodeOptions: [])
+            let cluster = try await Cluster.start(decode: 0)
             try cluster.launch("decode-1", ["--lane", "127.0.0.1:\(lane)"])
             try await cluster.waitUntilReady(nodes: 2)
             var random = SplitMix64(state: 3)
@@ -151,9 +151,11 @@ extension ClusterTests {
                 #expect(error?["type"]?.string == "invalid_request_error", "\(body): \(answer.body)")
             }
             let prompt = String(repeating: "a", count: 40 << 20)
-            let large = try await cluster.client.send(
+            // The router answers before it has read all of it, and closes: a client may see either first.
+            let large = try? await cluster.client.send(
                 .POST, "/v1/completions", body: "{\"model\": \"\(model)\", \"prompt\": \"\(prompt)\"}")
-            #expect(large.status == 413 || large.status == 400)
+            #expect(large == nil || large?.status == 413)
+            #expect(try await cluster.client.send(.GET, "/health").status == 200)
             await cluster.stop()
         }
     }

@@ -1,4 +1,3 @@
-@testable import ControlPlane
 import GRPCCore
 import GRPCNIOTransportHTTP2
 import Glibc
@@ -8,6 +7,8 @@ import SwiftProtobuf
 import Synchronization
 import Testing
 
+@testable import ControlPlane
+
 /// Server and client over real gRPC on loopback.
 @Suite(.serialized) struct LoopbackTests {
     @Test func registersTalksAndLeaves() async throws {
@@ -16,7 +17,7 @@ import Testing
             let task = node.start()
             let attached = try await router.joined("decode-1")
             #expect(attached.registration == .sample())
-            #expect(node.client.router == Incarnation(77))
+            try await eventually { node.client.router == Incarnation(77) }
             // Router to node.
             #expect(attached.send(.listHandoffs))
             try await eventually { node.received.contains(.listHandoffs) }
@@ -41,9 +42,51 @@ import Testing
         }
     }
 
+    @Test func aBadReservationIsRefusedAndTheStreamLives() async throws {
+        try await withRouter { router in
+            let node = TestNode(port: router.server.port, registration: .sample())
+            let task = node.start()
+            let attached = try await router.joined("decode-1")
+            let empty = Reservation(
+                handoff: handoff(7), prefill: Incarnation(3), tokens: [], delivered: 0, sampling: SamplingTerms())
+            #expect(attached.send(.reserve(empty)))
+            #expect(attached.send(.listHandoffs))
+            let reason = ControlError.invalid(field: "reserve.tokens", reason: "is empty").description
+            try await eventually {
+                router.messages == [.refused(Refusal(handoff: handoff(7), reason: .invalid, message: reason))]
+            }
+            try await eventually { node.received == [.listHandoffs] }
+            #expect(node.events == ["attached"])
+            node.client.stop()
+            try await task.value
+        }
+    }
+
+    @Test func nothingOvertakesTheWelcome() async throws {
+        try await withRouter { router in
+            for index in 0..<30 {
+                let name = "node-\(index)"
+                let node = TestNode(
+                    port: router.server.port, registration: .sample(name, incarnation: UInt64(index + 1)))
+                let task = node.start()
+                while true {
+                    if let attached = router.server.node(named: name) {
+                        attached.send(.listHandoffs)
+                        break
+                    }
+                    await Task.yield()
+                }
+                try await eventually { node.received == [.listHandoffs] }
+                #expect(node.events == ["attached"])
+                node.client.stop()
+                try await task.value
+            }
+        }
+    }
+
     @Test func refusesWhatThePolicyRefuses() async throws {
-        try await withRouter(admit: { new, _ in new.compatibility.difference(from: Registration.sample().compatibility) })
-        { router in
+        let ours = Registration.sample().compatibility
+        try await withRouter(admit: { new, _ in new.compatibility.difference(from: ours) }) { router in
             let node = TestNode(port: router.server.port, registration: .sample(fingerprint: "other"))
             let task = node.start()
             await #expect(throws: ControlError.self) { try await task.value }
@@ -141,7 +184,8 @@ import Testing
                 try sendRaw(port: router.server.port, bytes)
             }
             try sendRaw(port: router.server.port, Array("GET / HTTP/1.1\r\n\r\n".utf8))
-            try sendRaw(port: router.server.port, Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8) + [255, 255, 255, 4, 0])
+            try sendRaw(
+                port: router.server.port, Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8) + [255, 255, 255, 4, 0])
             let node = TestNode(port: router.server.port, registration: .sample())
             let task = node.start()
             _ = try await router.joined("decode-1")

@@ -40,9 +40,11 @@ extension Registration {
         #expect(registry.ended(1, .disconnected) == [])
         // The old process wakes up and tries again.
         _ = registry.opened(3, now: .zero)
-        guard case .reject(3, _, isPermanent: true)? = registry.register(
-            3, .sample(incarnation: 1), refusal: nil, now: .zero
-        ).first else {
+        guard
+            case .reject(3, _, isPermanent: true)? = registry.register(
+                3, .sample(incarnation: 1), refusal: nil, now: .zero
+            ).first
+        else {
             Issue.record("the replaced incarnation was not refused")
             return
         }

@@ -158,7 +158,7 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         let failed = HandoffFailure(.digestMismatch)
         #expect(
             mismatch == [
-                .dumpEvidence(node.id, terms.slots), .sendFailed(node.id, failed), .fenceLane(node.lane),
+                .fenceLane(node.lane), .sendFailed(node.id, failed), .dumpEvidence(node.id, terms.slots),
             ])
         #expect(node.pool.counts.quarantined == 3)
         let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)

@@ -156,6 +156,18 @@ private struct Prefill: ~Copyable {
         #expect(closed == drainer.drained(1, 0))
     }
 
+    @Test func aHandoffIsKnownFromItsOrderOn() {
+        var node = Prefill()
+        let before = node.handoffs.isKnown(node.id)
+        node.start()
+        let open = node.handoffs.isKnown(node.id)
+        _ = node.handoffs.computeFailed(node.id, retryable: true)
+        _ = node.handoffs.laneClosed(node.lane)
+        let after = node.handoffs.isKnown(node.id)
+        #expect(!before && open && after)
+        #expect(node.handoffs.openCount == 0)
+    }
+
     @Test func badGrants() {
         var node = Prefill()
         let short = node.handoffs.prefill(node.terms, pages: 3)

@@ -31,6 +31,7 @@ struct ComputePoolTests {
             pool.run(count) { index in sum.wrappingAdd(index + region, ordering: .relaxed) }
             expected += count * (count - 1) / 2 + count * region
             #expect(sum.load(ordering: .relaxed) == expected)
+            // Long enough that the workers stop spinning and sleep.
             if region % 2000 == 0 { usleep(2000) }
         }
     }
@@ -41,6 +42,7 @@ struct ComputePoolTests {
         for _ in 0..<20 {
             let done = Atomic<Int>(0)
             pool.run(4) { index in
+                // Workers of unequal speed, on purpose.
                 usleep(UInt32(index) * 500)
                 done.wrappingAdd(1, ordering: .relaxed)
             }

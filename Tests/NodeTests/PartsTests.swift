@@ -1,8 +1,9 @@
 import ArgumentParser
 import ControlPlane
-@testable import Node
 import Handoff
 import Testing
+
+@testable import Node
 
 private func handoff(_ request: UInt64) -> HandoffID {
     HandoffID(router: Incarnation(1), request: request, attempt: 1)

@@ -3,19 +3,20 @@ import Engine
 import Handoff
 import Kernels
 import Logging
-@testable import Node
 import Synchronization
 import Testing
+
+@testable import Node
 
 struct TimedOut: Error, CustomStringConvertible {
     var what: String
     var description: String { "timed out: \(what)" }
 }
 
-func eventually(_ what: String, _ condition: @Sendable () -> Bool) async throws {
+func eventually(_ what: @autoclosure () -> String, _ condition: @Sendable () -> Bool) async throws {
     let deadline = ContinuousClock.now + .seconds(30)
     while !condition() {
-        guard ContinuousClock.now < deadline else { throw TimedOut(what: what) }
+        guard ContinuousClock.now < deadline else { throw TimedOut(what: what()) }
         try await Task.sleep(for: .milliseconds(2))
     }
 }
@@ -120,7 +121,7 @@ final class TestCluster: Sendable {
 
     /// The engine's own greedy continuation, in this process, without any handoff.
     func greedy(_ prompt: [UInt32], _ count: Int) async throws -> [UInt32] {
-        let memory = try KVMemory(layout: model.layout, pageCount: 64)
+        let memory = try KVMemory(layout: model.layout, pageCount: 128)
         let result = Mutex<([UInt32], Bool)>(([], false))
         let shared = SharedResult(result)
         let engine = try EngineLoop(
@@ -200,7 +201,7 @@ final class ScriptedRouter: Sendable {
     }
 
     func lanesIdle(_ count: Int) async throws {
-        try await eventually("\(count) lanes") {
+        try await eventually("\(count) lanes: \(server.nodes.map { ($0.name, $0.load) })") {
             ["prefill-1", "decode-1"].allSatisfy { self.server.node(named: $0)?.load?.lanesIdle == count }
         }
     }

@@ -137,6 +137,22 @@ private func bytes(_ text: String) -> [UInt32] { text.utf8.map { UInt32($0) } }
         #expect(throws: Never.self) { try reader.check(model: "file") }
     }
 
+    @Test func emptyAndHugePromptsAreRefused() throws {
+        let request = try chat(#"{"model": "m", "messages": [{"role": "user", "content": "hi"}]}"#)
+        let empty = #expect(throws: APIError.self) {
+            try reader(template: "{{ '' }}").prompt(for: request, now: CivilTime(secondsSince1970: 0))
+        }
+        #expect(empty?.status == 400 && empty?.param == "messages")
+        #expect(throws: APIError.self) { try reader().prompt(for: .tokens([]), addSpecial: true) }
+        let long = String(repeating: "a", count: 100_000)
+        let error = #expect(throws: APIError.self) { try reader().prompt(for: .text(long), addSpecial: true) }
+        #expect(error?.code == "context_length_exceeded")
+        let limit = try reader().terms(
+            GenerationOptions(), promptTokens: 1, limit: Int(Int32.max), seed: 0, choice: 0, promptField: "prompt"
+        ).maxTokens
+        #expect(limit == ControlLimits.tokens - 1)
+    }
+
     @Test func termsAreHeldToTheContext() throws {
         let reader = try reader()
         func terms(_ options: GenerationOptions, prompt: Int) throws -> SamplingTerms {

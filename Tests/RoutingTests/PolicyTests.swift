@@ -123,11 +123,11 @@ import Testing
 @Suite struct WaitQueueTests {
     @Test func oldestFirstAlsoAfterARetry() {
         var queue = WaitQueue()
-        for run in [3, 5, 1] as [UInt64] { queue.insert(run, now: .zero, notBefore: .zero, isRetry: run == 1) }
+        for run in [3, 5, 1] as [UInt64] { queue.insert(run, since: .zero, notBefore: .zero, isRetry: run == 1) }
         #expect(queue.ready(now: .zero) == [1, 3, 5])
         #expect(queue.freshCount == 2)
         queue.remove(3)
-        queue.insert(4, now: .seconds(5), notBefore: .seconds(6), isRetry: true)
+        queue.insert(4, since: .seconds(5), notBefore: .seconds(6), isRetry: true)
         #expect(queue.ready(now: .seconds(5)) == [1, 5])
         #expect(queue.takeExpired(now: .seconds(9), limit: .seconds(8)) == [1, 5])
         #expect(queue.ready(now: .seconds(9)) == [4])

@@ -127,6 +127,26 @@ private final class LiveNodes: Sendable {
         #expect(nodes.router.activeCount == 0)
     }
 
+    @Test func whatACancelledClientLeftUnreadCutsNobody() async throws {
+        var settings = RoutingSettings()
+        settings.slowClientTimeout = .milliseconds(30)
+        let router = router(settings)
+        let nodes = LiveNodes(router, tokensPerRequest: 10)
+        let wasCut = Atomic(false)
+        let mailbox = AnswerMailbox(onCut: { wasCut.store(true, ordering: .relaxed) })
+        let runs = try router.submit([request()], to: mailbox)
+        while nodes.router.activeCount > 0 { try await Task.sleep(for: .milliseconds(2)) }
+        // It ended and nobody read it; its connection may already carry another request.
+        router.cancel(runs)
+        let clock = Task { await router.runClock(every: .milliseconds(5)) }
+        defer { clock.cancel() }
+        try await Task.sleep(for: .milliseconds(100))
+        let isCut = wasCut.load(ordering: .relaxed)
+        #expect(!isCut)
+        mailbox.cut()
+        #expect(mailbox.backlog == nil)
+    }
+
     @Test func mailboxesWakeOnCancellation() async {
         let mailbox = AnswerMailbox()
         let reader = Task { await mailbox.next() }

@@ -1,6 +1,7 @@
-@testable import Telemetry
 import Logging
 import Testing
+
+@testable import Telemetry
 
 @Suite struct MetricsTests {
     @Test func exposition() {

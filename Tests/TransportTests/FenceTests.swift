@@ -25,12 +25,14 @@ extension Lanes {
                 for layer in 0..<testShape.layerCount {
                     lanes.pool.post(key, batch(grant, layers: layer..<layer + 1))
                 }
+                // The fence comes at a random moment of the write.
                 usleep(UInt32.random(in: 0...1500, using: &random))
                 lanes.listener.fence(key.lane)
                 _ = try #require(lanes.waitForClose(key.lane))
                 interrupted += lanes.target.isFilled(63, with: 0xFF) ? 0 : 1
                 let mark = UInt8(round & 0x7F)
                 for slot in 0..<64 { lanes.target.fill(slot, with: mark) }
+                // Time for a late write to show itself.
                 usleep(500)
                 for slot in 0..<64 where !lanes.target.isFilled(slot, with: mark) { changed += 1 }
             }
@@ -52,12 +54,14 @@ extension Lanes {
                 peer.sendHeader(header, ranges: [range])
                 lanes.target.fill(0, with: 0)
                 peer.send([UInt8](repeating: 7, count: 100 + round))
+                // Time for some of it to land.
                 usleep(200)
                 lanes.listener.fence(peer.lane)
                 let end = try #require(lanes.waitForClose(peer.lane))
                 #expect(end.reason.kind == .fenced && end.fence != nil)
                 lanes.target.fill(0, with: 9)
                 peer.send([UInt8](repeating: 7, count: 4000))
+                // Time for a late write to show itself.
                 usleep(200)
                 #expect(lanes.target.isFilled(0, with: 9))
             }

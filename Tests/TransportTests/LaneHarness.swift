@@ -173,6 +173,23 @@ final class RawPeer {
         sendHeader(.ready)
     }
 
+    /// A connection that the other side opened.
+    init(adopting socket: Socket) { self.socket = socket }
+
+    func sendAck(_ ack: LaneHelloAck) {
+        withUnsafeTemporaryAllocation(byteCount: LaneWire.helloAckBytes, alignment: 8) { bytes in
+            ack.write(to: bytes)
+            _ = try? socket.write(UnsafeRawBufferPointer(bytes), until: .after(.seconds(10)))
+        }
+    }
+
+    /// Reads that many bytes and forgets them.
+    func skip(_ count: Int) {
+        withUnsafeTemporaryAllocation(byteCount: count, alignment: 8) { bytes in
+            _ = try? socket.read(into: bytes, until: .after(.seconds(10)))
+        }
+    }
+
     func readAck() -> LaneHelloAck? {
         withUnsafeTemporaryAllocation(byteCount: LaneWire.helloAckBytes, alignment: 8) { bytes in
             guard (try? socket.read(into: bytes, until: .after(.seconds(10)))) != nil else { return nil }

@@ -805,7 +805,7 @@ package nonisolated struct Baton_Control_V1_Finished: Sendable {
   /// with FINISH_STOP_TOKEN
   package var stopToken: UInt32 = 0
 
-  /// generated in this attempt
+  /// delivered in this attempt, so without a stop token
   package var tokens: UInt32 = 0
 
   /// seal to first token

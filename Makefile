@@ -1,0 +1,45 @@
+# `make help` lists the targets. Everything set-up fetches lives in .cache/, everything built in .build/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# A GGUF file or a folder with safetensors; set it to serve any other model: `make demo MODEL=path`.
+MODEL ?=
+export MODEL
+
+.PHONY: help setup build demo test check bench docs clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing (apt, pip into .cache/venv) and fetch the model into .cache/models
+	@scripts/setup.sh
+
+build: ## set up, then build the release executables into .build/release
+	@scripts/setup.sh packages
+	swift build -c release
+
+demo: ## serve SmolLM2 through router + prefill + decode and ask it a question (KEEP=1 leaves it running)
+	@scripts/setup.sh packages model
+	swift build -c release
+	@scripts/demo.py
+
+test: ## every test: Swift (release build), cluster of real processes, openai client, lint, sanitizers
+	@scripts/setup.sh
+	@scripts/test.sh
+
+check: ## the quick checks: formatting and tidy rules
+	@scripts/check.sh
+
+bench: ## tokens/s beside llama.cpp, KV handoff beside a plain socket, router overhead; one table
+	@scripts/setup.sh packages model bench
+	swift build -c release
+	@Benchmarks/run.py
+
+docs: ## API reference of the library modules (DocC) into .build-docs/
+	@scripts/docs.sh
+
+clean: ## remove what was built; CACHE=1 also removes the fetched model, venv and llama.cpp
+	rm -rf .build .build-* $(if $(CACHE),.cache)
