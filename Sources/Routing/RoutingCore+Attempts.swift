@@ -31,7 +31,7 @@ extension RoutingCore {
                 } else if run.completion.count >= run.request.sampling.maxTokens {
                     finish(number, .length, now: now)
                 }
-                // Else the nodes that could hold it are gone: it waits for such to come back, as above.
+            // Else the nodes that could hold it are gone: it waits for such to come back, as above.
             }
         }
     }
