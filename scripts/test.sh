@@ -20,12 +20,12 @@ swift test -c release --skip-build --disable-xctest --skip '^ClusterTests\.'
 
 step "address sanitizer: parsers of untrusted bytes"
 BATON_MODULES=OrderedJSON,ModelFormat,Tokenization \
-    timeout 900 swift test --sanitize=address --scratch-path .build-asan --disable-xctest \
+    timeout 1800 swift test --sanitize=address --scratch-path .build-asan --disable-xctest \
     --filter 'OrderedJSONTests|ModelFormatTests|TokenizationTests'
 
 step "thread sanitizer: lanes and the handoff's state machines"
 BATON_MODULES=Handoff,Transport \
-    timeout 900 swift test --sanitize=thread --scratch-path .build-tsan --disable-xctest \
+    timeout 1800 swift test --sanitize=thread --scratch-path .build-tsan --disable-xctest \
     --filter 'HandoffTests|TransportTests'
 
 step "cluster of real processes"
