@@ -2,7 +2,8 @@
 # Every test, in the order in which a failure is cheapest to find. `make test` calls this after set-up.
 #
 # One release build serves all of it: the executables the cluster tests start are those a user runs, and the engine's
-# tests are too slow without optimisation. The sanitizer runs build only the few modules they look at.
+# tests are too slow without optimisation. The sanitizer runs build only the few modules they look at, and come last:
+# they leave another set of resolved packages behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,6 +19,12 @@ swift build -c release --build-tests
 step "unit tests"
 swift test -c release --skip-build --disable-xctest --skip '^ClusterTests\.'
 
+step "cluster of real processes"
+swift test -c release --skip-build --disable-xctest --no-parallel --filter '^ClusterTests\.'
+
+step "the official openai client"
+.cache/venv/bin/python -m unittest discover --start-directory Tests/clients --verbose
+
 step "address sanitizer: parsers of untrusted bytes"
 BATON_MODULES=OrderedJSON,ModelFormat,Tokenization \
     timeout 1800 swift test --sanitize=address --scratch-path .build-asan --disable-xctest \
@@ -27,11 +34,5 @@ step "thread sanitizer: lanes and the handoff's state machines"
 BATON_MODULES=Handoff,Transport \
     timeout 1800 swift test --sanitize=thread --scratch-path .build-tsan --disable-xctest \
     --filter 'HandoffTests|TransportTests'
-
-step "cluster of real processes"
-swift test -c release --skip-build --disable-xctest --no-parallel --filter '^ClusterTests\.'
-
-step "the official openai client"
-.cache/venv/bin/python -m unittest discover --start-directory Tests/clients --verbose
 
 step "all tests passed"
