@@ -17,7 +17,7 @@ import Testing
     /// The same worlds with one rule broken: if these pass, the checks above check nothing.
     @Test(arguments: BrokenRule.allCases)
     func aBrokenRuleIsCaught(rule: BrokenRule) {
-        let caught = (0..<200 as Range<UInt64>).first { seed in
+        let caught = (0..<400 as Range<UInt64>).first { seed in
             let world = ContractWorld(seed: seed, broken: rule)
             world.run(steps: 2500)
             return !world.violations.isEmpty

@@ -21,8 +21,11 @@ extension ContractWorld {
     }
 
     func cancelSomething() {
-        let wanting = requests.filter { $0.value.wantsCancel || (faultsAllowed && random.chance(12)) }
-        guard let number = wanting.keys.min(), let current = requests[number]?.current else { return }
+        // In the order of their numbers: a dictionary's own order is another one in every process.
+        let wanting = requests.keys.sorted().first { number in
+            requests[number]?.wantsCancel == true || (faultsAllowed && random.chance(12))
+        }
+        guard let number = wanting, let current = requests[number]?.current else { return }
         requests[number]?.wantsCancel = true
         perform(ledger.cancel(current))
     }
