@@ -1,9 +1,10 @@
 """What the router adds to a request on an idle cluster of one pair, from what it reports of itself.
 
 To the first token: from the request's head until Reserve is sent (parsing, template, tokenising, placing), and from the
-arrival of the first token's message to the bytes in the client's socket. To each next token: the latter alone. Beside
-these, what is left of the time to the first token when all that router and nodes account for is taken off: the control
-messages on their way between the processes, there and back.
+arrival of the first token's message to its text given to the client's connection. To each next token: the latter alone.
+Beside these, the same up to the bytes in the client's socket, which adds what the kernel takes for them and for waking
+the client, and what is left of the time to the first token when all that router and nodes account for is taken off: the
+control messages on their way between the processes, there and back.
 """
 
 import http.client
@@ -30,18 +31,19 @@ def ask(connection, model, number):
     }
     headers = {"content-type": "application/json", "x-baton-timing": "1"}
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-    answer = connection.getresponse()
+    # Read whole before it is looked at: a client that parses as it goes competes with the router for the free core.
+    answer = connection.getresponse().read().decode()
     account = None
-    for line in answer:
-        data = line.decode().removeprefix("data: ").strip()
+    for line in answer.splitlines():
+        data = line.removeprefix("data: ").strip()
         if data.startswith("{"):
             account = json.loads(data).get("baton") or account
     return account["ms"]
 
 
-def forward_buckets(cluster):
-    """The cumulative counts of the histogram of forwarding times, by upper bound in seconds."""
-    pattern = re.compile(r'router_forward_seconds_bucket\{le="([^"]+)"\} (\d+)')
+def buckets(cluster, name):
+    """The cumulative counts of a histogram of the router's, by upper bound in seconds."""
+    pattern = re.compile(name + r'_bucket\{le="([^"]+)"\} (\d+)')
     return {float(bound): int(count) for bound, count in pattern.findall(cluster.get("/metrics"))}
 
 
@@ -57,7 +59,8 @@ def median_of_buckets(before, after):
 
 
 def measure_router():
-    """Milliseconds: added to the first token, added to each next one, control messages; medians over the requests."""
+    """Milliseconds, medians over the requests: added to the first token, added to each next one, the same up to the
+    socket, control messages."""
     # A core stays free for the router: on several hosts it does not compete with kernels either.
     threads = max(1, (os.cpu_count() or 2) // 2)
     cluster = Cluster(log=subprocess.DEVNULL, options=("--threads", str(threads)))
@@ -66,10 +69,11 @@ def measure_router():
         connection = http.client.HTTPConnection(cluster.address, timeout=120)
         for number in range(3):
             ask(connection, model, number)
-        before = forward_buckets(cluster)
+        names = ("router_forward_seconds", "router_send_seconds")
+        before = [buckets(cluster, name) for name in names]
         spent = [ask(connection, model, number + 100) for number in range(REQUESTS)]
-        forward = median_of_buckets(before, forward_buckets(cluster))
+        forward, send = (median_of_buckets(b, buckets(cluster, name)) for b, name in zip(before, names))
         own = statistics.median(one["router"] + one["queue"] for one in spent)
-        return own + forward, forward, statistics.median(one["control"] for one in spent)
+        return own + forward, forward, send, statistics.median(one["control"] for one in spent)
     finally:
         cluster.stop()

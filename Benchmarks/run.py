@@ -121,10 +121,11 @@ def limit(name, value, most=None):
 
 def bench_router(options):
     note("router, idle cluster")
-    first_ms, token_ms, control_ms = measure_router()
+    first_ms, token_ms, socket_ms, control_ms = measure_router()
     return [
         limit("router adds to the first token", first_ms, 1.0),
         limit("router adds to each next token", token_ms, 0.1),
+        limit("each next token, up to the client's socket", socket_ms),
         limit("control messages before the first token", control_ms),
     ]
 

@@ -2,8 +2,8 @@
 # Every test, in the order in which a failure is cheapest to find. `make test` calls this after set-up.
 #
 # One release build serves all of it: the executables the cluster tests start are those a user runs, and the engine's
-# tests are too slow without optimisation. The sanitizer runs build only the few modules they look at, and come last:
-# they leave another set of resolved packages behind.
+# tests are too slow without optimisation. The sanitizer runs build only the few modules they look at, with fewer
+# packages; what was resolved for the whole is put back after them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +24,9 @@ swift test -c release --skip-build --disable-xctest --no-parallel --filter '^Clu
 
 step "the official openai client"
 .cache/venv/bin/python -m unittest discover --start-directory Tests/clients --verbose
+
+cp Package.resolved .build/Package.resolved.whole
+trap 'cp -p .build/Package.resolved.whole Package.resolved' EXIT
 
 step "address sanitizer: parsers of untrusted bytes"
 BATON_MODULES=OrderedJSON,ModelFormat,Tokenization \

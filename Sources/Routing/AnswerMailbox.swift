@@ -4,7 +4,8 @@ import Synchronization
 /// Carries what happens to the runs of one client request from the router to the one task that answers it.
 ///
 /// A step's tokens for a choice are one append, and a reader that lags gets everything that has gathered at
-/// once, so a token never costs a task switch of its own. Bounded: see `backlog`.
+/// once. While the task follows (`follow`), the thread that brings tokens also writes them to the client, so a
+/// token costs no task switch at all. Bounded: see `backlog`.
 package final class AnswerMailbox: Sendable {
     /// What gathered for one choice since the last read.
     package struct Delivery: Sendable {
@@ -29,7 +30,32 @@ package final class AnswerMailbox: Sendable {
         var since: Duration?
         var reader: CheckedContinuation<Void, Never>?
         var isCut = false
+        /// While the task follows: what takes deliveries for it.
+        var follower: Follower?
+        /// A thread is in the follower. Whoever appends meanwhile leaves it to that thread.
+        var isPumping = false
+
+        mutating func takeAll() -> [Delivery] {
+            defer {
+                deliveries = []
+                unread = 0
+                since = nil
+            }
+            return deliveries
+        }
+
+        /// Ends following, and gives the continuation to be resumed; nil while a thread is in the follower, which
+        /// then does it when it comes out.
+        mutating func stopFollowing() -> CheckedContinuation<Void, Never>? {
+            follower = nil
+            guard !isPumping else { return nil }
+            defer { reader = nil }
+            return reader
+        }
     }
+
+    /// Takes what gathered, on whichever thread brought it; false when the task has to go on itself.
+    package typealias Follower = @Sendable ([Delivery]) -> Bool
 
     private let state = Mutex(State())
     /// Called once, from any thread, when the client is too slow: ends its connection.
@@ -37,7 +63,7 @@ package final class AnswerMailbox: Sendable {
 
     package init(onCut: @escaping @Sendable () -> Void = {}) { self.onCut = onCut }
 
-    /// Adds an event; never blocks. O(1) amortised per token.
+    /// Adds an event; never blocks. O(1) amortised per token. `pump` is to follow, outside all locks.
     package func append(_ event: RunEvent, choice: Int, now: Duration) {
         let reader = state.withLock { state -> CheckedContinuation<Void, Never>? in
             guard !state.isCut else { return nil }
@@ -55,10 +81,54 @@ package final class AnswerMailbox: Sendable {
                 state.deliveries[place ?? 0].ending = ending
             }
             state.since = state.since ?? now
+            guard state.follower == nil, !state.isPumping else { return nil }
             defer { state.reader = nil }
             return state.reader
         }
         reader?.resume()
+    }
+
+    /// Hands what has gathered to the follower, if there is one. Deliveries reach it in order, one thread at a time.
+    package func pump() {
+        let entered = state.withLock { state in
+            guard !state.isPumping, state.follower != nil, !state.deliveries.isEmpty else { return false }
+            state.isPumping = true
+            return true
+        }
+        while entered {
+            let next = state.withLock { state -> (Follower, [Delivery])? in
+                guard let follower = state.follower, !state.deliveries.isEmpty else { return nil }
+                return (follower, state.takeAll())
+            }
+            if let (follower, deliveries) = next, follower(deliveries) { continue }
+            let hasStopped = next != nil
+            let (isOver, reader) = state.withLock { state -> (Bool, CheckedContinuation<Void, Never>?) in
+                if !hasStopped, state.follower != nil, !state.deliveries.isEmpty { return (false, nil) }
+                state.isPumping = false
+                let stays = !hasStopped && state.follower != nil
+                return (true, stays ? nil : state.stopFollowing())
+            }
+            reader?.resume()
+            if isOver { return }
+        }
+    }
+
+    /// Lets `follower` take what comes, until it returns false, the client is cut off or the task is cancelled.
+    /// When this returns, no thread is in `follower` any more. One reader at a time.
+    package func follow(_ follower: @escaping Follower) async {
+        await withTaskCancellationHandler {
+            await withCheckedContinuation { continuation in
+                let isOver = state.withLock { state in
+                    if state.isCut || Task.isCancelled { return true }
+                    state.reader = continuation
+                    state.follower = follower
+                    return false
+                }
+                if isOver { continuation.resume() } else { pump() }
+            }
+        } onCancel: {
+            state.withLock { $0.stopFollowing() }?.resume()
+        }
     }
 
     /// Waits until something has gathered and takes it. Empty when the task was cancelled or the client cut off.
@@ -74,15 +144,11 @@ package final class AnswerMailbox: Sendable {
                 if isReady { continuation.resume() }
             }
         } onCancel: {
-            wake()
+            state.withLock { $0.stopFollowing() }?.resume()
         }
         return state.withLock { state in
-            defer {
-                state.deliveries = []
-                state.unread = 0
-                state.since = nil
-            }
-            return state.isCut ? [] : state.deliveries
+            let deliveries = state.takeAll()
+            return state.isCut ? [] : deliveries
         }
     }
 
@@ -94,26 +160,13 @@ package final class AnswerMailbox: Sendable {
     /// Gives up on the client: drops what waits, and closes its connection.
     package func cut() {
         let (first, reader) = state.withLock { state -> (Bool, CheckedContinuation<Void, Never>?) in
-            defer {
-                state.isCut = true
-                state.deliveries = []
-                state.unread = 0
-                state.since = nil
-                state.reader = nil
-            }
-            return (!state.isCut, state.reader)
+            defer { state.isCut = true }
+            _ = state.takeAll()
+            return (!state.isCut, state.stopFollowing())
         }
         reader?.resume()
         if first { onCut() }
     }
 
     package var isCut: Bool { state.withLock { $0.isCut } }
-
-    private func wake() {
-        let reader = state.withLock { state in
-            defer { state.reader = nil }
-            return state.reader
-        }
-        reader?.resume()
-    }
 }

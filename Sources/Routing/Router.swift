@@ -31,7 +31,8 @@ package struct NodeLink: Sendable {
 /// The shell around `RoutingCore`: one lock, the clock, the nodes' streams and the clients' mailboxes.
 ///
 /// Every event is handled under the lock, which is held for microseconds: sending to a node only fills a
-/// buffer, and waking a client's task only enqueues it. So effects happen in the order the core gave them.
+/// buffer, and telling a client only fills its mailbox. So effects happen in the order the core gave them. Mailboxes
+/// that got something are pumped after unlocking, by the same thread.
 package final class Router: Sendable {
     private struct Client {
         var mailbox: AnswerMailbox
@@ -46,6 +47,8 @@ package final class Router: Sendable {
         var clients: [UInt64: Client] = [:]
         /// To be logged once the lock is free: writing a line may block.
         var unlogged: [RoutingNote] = []
+        /// Got something while the lock was held.
+        var filled: [AnswerMailbox] = []
     }
 
     package let incarnation: Incarnation
@@ -70,19 +73,16 @@ package final class Router: Sendable {
 
     /// Starts a client's runs, all or none; what happens to run i arrives in the mailbox as choice i.
     package func submit(_ requests: [RunRequest], to mailbox: AnswerMailbox) throws(APIError) -> [UInt64] {
-        let now = now
-        let result = state.withLock { state -> Result<[UInt64], APIError> in
+        let result = transact { state, now -> Result<[UInt64], APIError> in
             let numbers: [UInt64]
             do throws(APIError) {
                 numbers = try state.core.submit(requests, now: now)
             } catch {
-                perform(&state, now)
                 return .failure(error)
             }
             for (choice, number) in numbers.enumerated() {
                 state.clients[number] = Client(mailbox: mailbox, choice: choice)
             }
-            perform(&state, now)
             return .success(numbers)
         }
         writeNotes()
@@ -93,8 +93,7 @@ package final class Router: Sendable {
     /// have ended were still told.
     package func cancel(_ runs: [UInt64]) {
         guard !runs.isEmpty else { return }
-        let now = now
-        state.withLock { state in
+        transact { state, now in
             for run in runs { state.core.cancel(run, now: now) }
             perform(&state, now)
             for run in runs { state.clients[run] = nil }
@@ -119,9 +118,8 @@ package final class Router: Sendable {
     }
 
     package func joined(_ link: NodeLink) {
-        let now = now
         let id = link.registration.incarnation
-        state.withLock { state in
+        transact { state, now in
             if let older = state.links[id] {
                 // The events of one stream are in order, those of two are not: the older one's end may come
                 // after this, and is ignored then. What ran over it ends here.
@@ -132,28 +130,23 @@ package final class Router: Sendable {
             }
             state.links[id] = link
             state.core.joined(link.registration, now: now)
-            perform(&state, now)
         }
     }
 
     /// - Parameter session: of the link the message came over; of one that is not current it is ignored.
     package func received(_ message: NodeMessage, from node: Incarnation, session: UInt64 = 0) {
-        let now = now
-        state.withLock { state in
+        transact { state, now in
             guard state.links[node]?.session == session else { return }
             state.core.received(message, from: node, now: now)
-            perform(&state, now)
         }
     }
 
     /// - Parameter session: of the link that ended; nothing happens when it is not current.
     package func left(_ node: Incarnation, session: UInt64 = 0, reason: String) {
-        let now = now
-        state.withLock { state in
+        transact { state, now in
             guard state.links[node]?.session == session else { return }
             state.links[node] = nil
             state.core.left(node, reason: reason, now: now)
-            perform(&state, now)
         }
     }
 
@@ -176,11 +169,9 @@ package final class Router: Sendable {
 
     /// Takes a node out of rotation. False when there is none of that name.
     package func drain(_ name: String) -> Bool {
-        let now = now
-        return state.withLock { state in
+        transact { state, now in
             guard let node = state.core.nodes.named(name) else { return false }
             state.core.drain(node.id, now: now)
-            perform(&state, now)
             return true
         }
     }
@@ -244,12 +235,21 @@ package final class Router: Sendable {
     // MARK: Effects
 
     private func handle(_ event: (inout RoutingCore, Duration) -> Void) {
-        let now = now
-        state.withLock { state in
-            event(&state.core, now)
-            perform(&state, now)
-        }
+        transact { state, now in event(&state.core, now) }
         writeNotes()
+    }
+
+    /// One event: changes the state, has its effects, and then lets the clients' followers take what came for them.
+    private func transact<Value: Sendable>(_ event: (inout State, Duration) -> Value) -> Value {
+        let now = now
+        let (value, filled) = state.withLock { state in
+            let value = event(&state, now)
+            perform(&state, now)
+            defer { state.filled = [] }
+            return (value, state.filled)
+        }
+        for mailbox in filled { mailbox.pump() }
+        return value
     }
 
     /// Logs what was noted. Called after unlocking; where a caller does not, the next tick does.
@@ -269,6 +269,7 @@ package final class Router: Sendable {
             case .deliver(let event, let run):
                 guard let client = state.clients[run] else { continue }
                 client.mailbox.append(event, choice: client.choice, now: now)
+                state.filled.append(client.mailbox)
                 if case .ended = event { state.clients[run]?.isOver = true }
             case .note(let note):
                 if case .ended(let run, .cancelled, _, _) = note { state.clients[run] = nil }

@@ -22,8 +22,10 @@ package final class RouterMetrics: Sendable {
     package let slowClients: Counter
     /// From the request's head to Reserve, less the wait for a pair.
     private let dispatch: Histogram
-    /// From a decode step's message to the client's socket.
+    /// From a decode step's message to its text handed to the client's connection.
     package let forward: Histogram
+    /// From the same to the bytes in the client's socket.
+    package let send: Histogram
     private let runningRequests: Gauge
     private let waitingRequests: Gauge
     private let openHandoffs: GaugeFamily
@@ -61,7 +63,10 @@ package final class RouterMetrics: Sendable {
             "router_dispatch_seconds", "The router's own time before the first token: parsing, tokenising, placing.",
             bounds: fine)
         forward = registry.histogram(
-            "router_forward_seconds", "From the arrival of a token at the router to the client's socket.",
+            "router_forward_seconds", "From a token's arrival at the router to its text given to the connection.",
+            bounds: Self.forwardBounds)
+        send = registry.histogram(
+            "router_send_seconds", "From a token's arrival at the router to its bytes in the client's socket.",
             bounds: Self.forwardBounds)
         runningRequests = registry.gauge("num_running_reqs", "Sequences with an open handoff or decoding.")
         waitingRequests = registry.gauge("num_queue_reqs", "Sequences that wait for a pair of nodes.")

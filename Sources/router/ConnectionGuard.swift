@@ -28,6 +28,16 @@ final class ConnectionSignal: Sendable {
     /// The request is answered.
     func unwatch() { state.withLock { $0.onClose = nil } }
 
+    /// Whether what is written now goes out before long.
+    var isWritable: Bool { channel.isWritable }
+
+    /// Writes a piece of the response's body, from any thread, behind what was written before.
+    func write(_ text: String, whenSent: @escaping @Sendable () -> Void) {
+        let sent = channel.eventLoop.makePromise(of: Void.self)
+        sent.futureResult.whenSuccess(whenSent)
+        channel.writeAndFlush(HTTPResponsePart.body(ByteBuffer(string: text)), promise: sent)
+    }
+
     /// Ends the connection from our side.
     func close() { channel.close(promise: nil) }
 

@@ -4,11 +4,12 @@ import Hummingbird
 import NIOCore
 import OrderedJSON
 import Routing
+import Synchronization
 import Telemetry
 import Tokenization
 
 /// One request's answer being made: takes what the mailbox brings, turns tokens into text, and writes it.
-/// Used by one task at a time.
+/// Used by one task, or by one thread at a time while that task follows the mailbox.
 struct Exchange: Sendable {
     private let router: Routing.Router
     private let request: Answerable
@@ -16,6 +17,8 @@ struct Exchange: Sendable {
     private let mailbox: AnswerMailbox
     private let signal: ConnectionSignal
     private var choices: [Choice]
+    /// What ended a stream early, found while following.
+    private var failure: APIError?
 
     private struct Choice: Sendable {
         var assembler: ChoiceAssembler
@@ -125,31 +128,62 @@ struct Exchange: Sendable {
             body: ResponseBody { writer in
                 var exchange = begun
                 defer { exchange.signal.unwatch() }
-                try await exchange.write(opening, since: at, to: &writer)
-                try await exchange.rest(to: &writer)
+                do throws(APIError) {
+                    try await exchange.write(opening, since: at, to: &writer)
+                    try await exchange.rest(to: &writer)
+                } catch {
+                    // The head has gone out: the error is an event, and no `[DONE]` follows it.
+                    try await writer.write(ByteBuffer(string: AnswerWriter.errorEvent(error)))
+                    return try await writer.finish(nil)
+                }
+                try await writer.write(ByteBuffer(string: exchange.end))
                 try await writer.finish(nil)
             })
     }
 
-    /// Writes chunks as they come, then the end.
-    private mutating func rest(to writer: inout any ResponseBodyWriter) async throws {
-        do throws(APIError) {
-            while !isComplete {
-                let deliveries = try await deliveries()
-                var text = ""
-                for delivery in deliveries { text += try chunks(delivery) }
-                try await write(text, since: deliveries[0].at, to: &writer)
+    /// Writes chunks as they come. While the client keeps up, the thread that brings tokens writes them; a client
+    /// that lags is waited for here, and what comes meanwhile gathers.
+    private mutating func rest(to writer: inout any ResponseBodyWriter) async throws(APIError) {
+        while !isComplete {
+            if signal.isWritable {
+                try await follow()
+                if isComplete { return }
             }
+            let deliveries = try await deliveries()
+            var text = ""
+            for delivery in deliveries { text += try chunks(delivery) }
+            try await write(text, since: deliveries[0].at, to: &writer)
+        }
+    }
+
+    private mutating func follow() async throws(APIError) {
+        let held = Held(self)
+        await mailbox.follow { deliveries in held.exchange.withLock { $0.pass(deliveries) } }
+        self = held.exchange.withLock { $0 }
+        if let failure { throw failure }
+    }
+
+    /// Writes what came straight to the connection. False when the task has to go on: the answer is complete, has
+    /// failed, or the client lags.
+    private mutating func pass(_ deliveries: [AnswerMailbox.Delivery]) -> Bool {
+        var text = ""
+        do throws(APIError) {
+            for delivery in deliveries { text += try chunks(delivery) }
         } catch {
-            // The head has gone out: the error is an event, and no `[DONE]` follows it.
-            return try await writer.write(ByteBuffer(string: AnswerWriter.errorEvent(error)))
+            failure = error
         }
-        var end = ""
-        let timing = timingField
-        if request.options.includesUsage || !timing.isEmpty {
-            end += request.writer.closingChunk(usage: request.options.includesUsage ? usage : nil, extra: timing)
+        if !text.isEmpty {
+            let router = router
+            let since = deliveries[0].at
+            signal.write(text) { router.metrics.send.observe(router.now - since) }
+            router.metrics.forward.observe(router.now - since)
         }
-        try await writer.write(ByteBuffer(string: end + AnswerWriter.done))
+        return failure == nil && !isComplete && signal.isWritable
+    }
+
+    private final class Held: Sendable {
+        let exchange: Mutex<Exchange>
+        init(_ exchange: Exchange) { self.exchange = Mutex(exchange) }
     }
 
     private mutating func write(
@@ -188,6 +222,15 @@ struct Exchange: Sendable {
     }
 
     // MARK: The end
+
+    private var end: String {
+        var end = ""
+        let timing = timingField
+        if request.options.includesUsage || !timing.isEmpty {
+            end += request.writer.closingChunk(usage: request.options.includesUsage ? usage : nil, extra: timing)
+        }
+        return end + AnswerWriter.done
+    }
 
     private var usage: Usage {
         var cached = 0
