@@ -48,6 +48,8 @@ extension NodeMessage {
             self = .draining
         case .lanes(let report):
             self = .lanes(try Self.peerLanes(report))
+        case .accepted(let accepted):
+            self = .accepted(try Wire.handoff(accepted.hasHandoff, accepted.handoff, "accepted.handoff"))
         }
     }
 
@@ -83,6 +85,7 @@ extension NodeMessage {
             case .tokens(let batch): message.tokens = batch.wire
             case .finished(let report): message.finished = report.wire
             case .written(let report): message.written = report.wire
+            case .accepted(let handoff): message.accepted = .with { $0.handoff = handoff.wire }
             case .drained(let handoff, let posted, let completed):
                 message.drained = .with {
                     $0.handoff = handoff.wire

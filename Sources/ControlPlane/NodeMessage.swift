@@ -15,6 +15,8 @@ package enum NodeMessage: Sendable, Equatable {
     // Prefill node.
     case written(WriteReport)
     /// Answer to a cancel: this many writes were posted and this many have completed; no more will be posted.
+    /// The order to compute has arrived.
+    case accepted(HandoffID)
     case drained(HandoffID, posted: UInt64, completed: UInt64)
     // Both.
     /// The text has details for people.
@@ -79,11 +81,7 @@ package struct TokenBatch: Sendable, Equatable {
 
 /// A sequence has ended, and how long it took.
 package struct FinishReport: Sendable, Equatable {
-    package enum Reason: Sendable, Equatable {
-        case stopToken(UInt32)
-        case length
-        case cancelled
-    }
+    package typealias Reason = SequenceEnd.Reason
 
     package var handoff: HandoffID
     package var reason: Reason

@@ -34,6 +34,8 @@ extension RouterMessage {
             self = .drain
         case .listHandoffs:
             self = .listHandoffs
+        case .query(let query):
+            self = .query(try Wire.handoff(query.hasHandoff, query.handoff, "query.handoff"))
         }
     }
 
@@ -70,6 +72,7 @@ extension RouterMessage {
             case .cancel(let handoff): message.cancel = .with { $0.handoff = handoff.wire }
             case .drain: message.drain = .init()
             case .listHandoffs: message.listHandoffs = .init()
+            case .query(let handoff): message.query = .with { $0.handoff = handoff.wire }
             }
         }
     }

@@ -16,6 +16,8 @@ package enum RouterMessage: Sendable, Equatable {
     case cancel(HandoffID)
     case drain
     case listHandoffs
+    /// Asks for the last word on a handoff.
+    case query(HandoffID)
 }
 
 /// How the tokens of a request are chosen, as it crosses the wire; the engine checks the ranges.

@@ -6,6 +6,9 @@ package enum Deadline: String, Hashable, Sendable, CaseIterable {
     case reserveAnswer
     /// Router: any message that wants an answer is sent again after this.
     case retransmit
+    /// Router: while it waits for what a node says by itself (Written, Sealed, Tokens, Finished, Failed), it asks this
+    /// often. Then the node repeats its last word, so that the loss of any message is made good.
+    case inquiry
     /// Router and decode node: Cancel → Drained. Then the decode node fences the lane.
     case drainBudget
     /// Router: Written → Sealed. Then the attempt fails and the decode node is told to fence.
@@ -22,6 +25,9 @@ package struct DeadlineDurations: Sendable, Equatable {
     package var reserveAnswer: Duration = .seconds(5)
     /// Far above a round trip, so that a duplicate is rare; short beside what waits for the answer.
     package var retransmit: Duration = .seconds(1)
+    /// Below `sealAnswer`, so that a lost word costs less than the attempt; long enough that thousands of sequences
+    /// ask for hundreds of messages a second, not thousands.
+    package var inquiry: Duration = .seconds(5)
     /// What is in flight at a cancel (`WriteLimits`) drains in milliseconds. A prefill node that needs seconds
     /// is stuck, and fencing costs one reconnect.
     package var drainBudget: Duration = .seconds(2)
@@ -36,6 +42,7 @@ package struct DeadlineDurations: Sendable, Equatable {
         switch deadline {
         case .reserveAnswer: reserveAnswer
         case .retransmit: retransmit
+        case .inquiry: inquiry
         case .drainBudget: drainBudget
         case .sealAnswer: sealAnswer
         case .laneDrain: laneDrain

@@ -20,9 +20,9 @@ package enum DecodeAction: Sendable, Equatable {
     case dumpEvidence(HandoffID, [SlotRef])
     /// Stop the sequence within one step; answered by `finished`.
     case cancelSequence(HandoffID)
-    case sendFinished(HandoffID)
+    case sendFinished(HandoffID, SequenceEnd)
     /// Finished for a sequence whose statistics are gone.
-    case repeatFinished(HandoffID)
+    case repeatFinished(HandoffID, SequenceEnd)
     case setDeadline(Deadline, HandoffID)
     case clearDeadline(Deadline, HandoffID)
     /// Forget whatever was kept for the handoff.
@@ -32,7 +32,19 @@ package enum DecodeAction: Sendable, Equatable {
 /// How a handoff ended on the decode node: the answer to every later message about it.
 enum DecodeSettlement: Sendable, Equatable {
     case reclaimed(QuiescenceProof.Kind)
-    case finished
+    case finished(SequenceEnd)
+    /// The sequence was started and could not be run.
+    case failed(HandoffFailure)
+
+    /// What the router is told, again and again.
+    func answer(_ handoff: HandoffID) -> [DecodeAction] {
+        switch self {
+        case .reclaimed(let kind): [.sendReclaimed(handoff, kind)]
+        case .finished(let end): [.repeatFinished(handoff, end)]
+        case .failed(let failure):
+            [.sendFailed(handoff, failure), .repeatFinished(handoff, SequenceEnd(.cancelled, tokens: 0))]
+        }
+    }
 }
 
 /// One handoff on the decode node.
@@ -66,9 +78,7 @@ struct DecodeHandoff: ~Copyable {
         case settled(DecodeSettlement)
     }
 
-    package enum Phase: String, Sendable, CaseIterable {
-        case granted, verifying, sealed, ending, draining, unbinding, fencing, settled
-    }
+    typealias Phase = DecodePhase
 
     let terms: GrantTerms
     private var state: State
@@ -298,13 +308,13 @@ struct DecodeHandoff: ~Copyable {
     // MARK: The engine
 
     /// The sequence ended, for whatever reason.
-    mutating func finished(_ actions: [DecodeAction]) -> [DecodeAction] {
+    mutating func finished(_ settlement: DecodeSettlement, _ actions: [DecodeAction]) -> [DecodeAction] {
         let terms = self.terms
         switch consume self.state {
         case .sealed:
-            self = Self(terms, .settled(.finished))
+            self = Self(terms, .settled(settlement))
         case .ending:
-            self = Self(terms, .settled(.finished))
+            self = Self(terms, .settled(settlement))
         default:
             preconditionFailure("\(terms.handoff) finished, but was never started")
         }

@@ -150,6 +150,19 @@ package struct DecodeHandoffs: ~Copyable {
         abort(handoff, .fence, pool: &pool)
     }
 
+    /// The router waits and asks what has become of a handoff: the last word on it is said again.
+    package func query(_ handoff: HandoffID) -> [DecodeAction] {
+        if let box = handoffs[handoff] {
+            switch box.value.phase {
+            case .sealed, .ending: return [.sendSealed(handoff)]
+            // The router has the grant, or it would not ask; of these it will hear.
+            case .granted, .verifying, .draining, .unbinding, .fencing, .settled: return []
+            }
+        }
+        // What is not even remembered holds nothing.
+        return settled[handoff]?.answer(handoff) ?? [.sendReclaimed(handoff, .drained)]
+    }
+
     /// Nobody will read or reclaim this router's handoffs any more: fence what is not sealed, end what is.
     package mutating func routerLost(_ router: Incarnation, pool: inout SlotPool) -> [DecodeAction] {
         open.filter { $0.router == router }.flatMap { handoff in
@@ -170,16 +183,16 @@ package struct DecodeHandoffs: ~Copyable {
     // MARK: The engine
 
     /// A started sequence ended.
-    package mutating func finished(_ handoff: HandoffID) -> [DecodeAction] {
-        apply(handoff) { machine, _ in machine.finished([.sendFinished(handoff)]) }
+    package mutating func finished(_ handoff: HandoffID, _ end: SequenceEnd) -> [DecodeAction] {
+        apply(handoff) { machine, _ in machine.finished(.finished(end), [.sendFinished(handoff, end)]) }
     }
 
     /// A started sequence could not be run.
     package mutating func sequenceFailed(_ handoff: HandoffID, retryable: Bool = true) -> [DecodeAction] {
         apply(handoff) { machine, counters in
             counters.failures[.computeFailed, default: 0] += 1
-            let failure = HandoffFailure(.computeFailed, retryable: retryable)
-            return machine.finished([.sendFailed(handoff, failure), .repeatFinished(handoff)])
+            let settlement = DecodeSettlement.failed(HandoffFailure(.computeFailed, retryable: retryable))
+            return machine.finished(settlement, settlement.answer(handoff))
         }
     }
 
@@ -208,10 +221,7 @@ package struct DecodeHandoffs: ~Copyable {
     private mutating func repeatSettlement(_ handoff: HandoffID) -> [DecodeAction]? {
         guard let settlement = settled[handoff] else { return nil }
         counters.duplicates += 1
-        switch settlement {
-        case .reclaimed(let kind): return [.sendReclaimed(handoff, kind)]
-        case .finished: return [.repeatFinished(handoff)]
-        }
+        return settlement.answer(handoff)
     }
 
     private mutating func abort(
@@ -233,7 +243,9 @@ package struct DecodeHandoffs: ~Copyable {
             counters.stale += 1
             return []
         }
+        let before = box.value.phase
         let actions = event(&box.value, &counters)
+        before.checkSuccessor(box.value.phase, of: handoff)
         let terms = box.value.terms
         switch box.value.phase {
         case .granted, .verifying, .draining, .unbinding:

@@ -112,10 +112,10 @@ package struct HandoffLedger: ~Copyable {
         return fromDecode(handoff, node) { $0.sealedByDecode(&$1) }
     }
 
-    /// The sequence ended. With `tokens`, how many this attempt generated, a loss on the way is noticed: then the
-    /// outcome is a failure, and the next attempt resumes from what was delivered.
+    /// The sequence ended. `tokens`: how many this attempt generated; nil when it was cut short. What is not whole, or
+    /// was lost on the way, makes the outcome a failure, and the next attempt resumes from what was delivered.
     package mutating func finished(
-        _ handoff: HandoffID, tokens: Int? = nil, from node: Incarnation
+        _ handoff: HandoffID, tokens: Int?, from node: Incarnation
     ) -> [LedgerAction] {
         fromDecode(handoff, node) { $0.finished(tokens: tokens, &$1) }
     }
@@ -131,6 +131,12 @@ package struct HandoffLedger: ~Copyable {
     }
 
     // MARK: The prefill node
+
+    /// The order to compute the prompt has arrived.
+    package mutating func accepted(_ handoff: HandoffID, from node: Incarnation) -> [LedgerAction] {
+        guard table[handoff] != nil else { return unknown(.sendCancel(handoff, to: node)) }
+        return fromPrefill(handoff, node) { $0.acceptedByPrefill(&$1) }
+    }
 
     package mutating func written(_ handoff: HandoffID, from node: Incarnation) -> [LedgerAction] {
         guard table[handoff] != nil else { return unknown(.sendRelease(handoff, to: node)) }
@@ -210,7 +216,9 @@ package struct HandoffLedger: ~Copyable {
             counters.stale += 1
             return []
         }
+        let before = box.value.phase
         let actions = event(&box.value, &counters)
+        before.checkSuccessor(box.value.phase, of: handoff)
         if box.value.phase == .settled {
             precondition(box.value.outcomeDelivered, "\(handoff) settled without an outcome")
             table[handoff] = nil

@@ -7,6 +7,8 @@ package enum LedgerAction: Sendable, Equatable {
     /// With proof drained.
     case sendReclaim(HandoffID, to: Incarnation)
     case sendFence(HandoffID, to: Incarnation)
+    /// Answered by the node's last word on the handoff, if there is one.
+    case sendQuery(HandoffID, to: Incarnation)
     /// Exactly once per handoff: how the attempt ended for its request. The row may still be open.
     case deliver(HandoffID, HandoffOutcome)
     /// Neither node holds anything of this handoff; the row is gone.
@@ -47,35 +49,16 @@ package enum TokenVerdict: Sendable, Equatable {
 ///
 /// No state owns memory, so a phase and the facts are enough; a row still can't be copied, so there is one truth.
 struct LedgerRow: ~Copyable {
-    enum Phase: String, Sendable, CaseIterable {
-        /// Reserve sent. Becomes prefilling, reclaiming or settled.
-        case reserving
-        /// Granted, and Prefill sent. Becomes written, decoding, draining, fencing, releasing or settled.
-        case prefilling
-        /// Every write has landed. Becomes decoding, draining, fencing, releasing or settled.
-        case written
-        /// Sealed; tokens flow. Becomes cancelling, releasing or settled.
-        case decoding
-        /// Aborted before the seal; both nodes were told. Becomes reclaiming, fencing, cancelling, releasing or
-        /// settled.
-        case draining
-        /// No write is under way; the decode node was told. Becomes cancelling, releasing or settled.
-        case reclaiming
-        /// The decode node was told to fence. Becomes cancelling, releasing or settled.
-        case fencing
-        /// Aborted after the seal. Becomes releasing or settled.
-        case cancelling
-        /// The decode node holds nothing; the prefill node has yet to say so. Becomes settled.
-        case releasing
-        /// Becomes nothing.
-        case settled
-    }
+    typealias Phase = LedgerPhase
 
     let id: HandoffID
     let prefill: Incarnation
     let decode: Incarnation
     private(set) var phase = Phase.reserving
-    private(set) var pages = 0
+    /// The decode node's promise, once there is one.
+    private(set) var terms: GrantTerms?
+    /// The prefill node has the order to compute.
+    private(set) var accepted = false
     /// The first completion position of this attempt.
     private let start: Int
     /// The next completion position to deliver, counted over all attempts of the request.
@@ -85,6 +68,8 @@ struct LedgerRow: ~Copyable {
     /// The decode node said Sealed: the source pages end with Release rather than Cancel.
     private(set) var sealed = false
     private(set) var outcomeDelivered = false
+
+    var pages: Int { terms?.slots.count ?? 0 }
 
     init(_ id: HandoffID, prefill: Incarnation, decode: Incarnation, delivered: Int) {
         self.id = id
@@ -102,14 +87,15 @@ struct LedgerRow: ~Copyable {
 
     mutating func granted(_ terms: GrantTerms, _ counters: inout HandoffCounters) -> [LedgerAction] {
         guard phase == .reserving else {
-            counters.stale += 1
+            if terms == self.terms { counters.duplicates += 1 } else { counters.stale += 1 }
             return []
         }
         phase = .prefilling
         prefillSettled = false
-        pages = terms.slots.count
+        self.terms = terms
         return [
-            .clearDeadline(.reserveAnswer, id), .clearDeadline(.retransmit, id), .sendPrefill(terms, to: prefill),
+            .clearDeadline(.reserveAnswer, id), .sendPrefill(terms, to: prefill), .setDeadline(.retransmit, id),
+            .setDeadline(.inquiry, id),
         ]
     }
 
@@ -150,13 +136,17 @@ struct LedgerRow: ~Copyable {
         return []
     }
 
-    /// `tokens`: how many the attempt generated, where that is known.
+    /// `tokens`: how many the attempt generated; nil when it was cut short.
     mutating func finished(tokens: Int?, _ counters: inout HandoffCounters) -> [LedgerAction] {
         switch phase {
         case .prefilling, .written, .decoding:
             sealed = true
-            let isWhole = tokens.map { start + $0 <= delivered } ?? true
-            let outcome = isWhole ? HandoffOutcome.finished : .failed(failure(.tokenGap, &counters))
+            let outcome: HandoffOutcome
+            if let tokens {
+                outcome = start + tokens <= delivered ? .finished : .failed(failure(.tokenGap, &counters))
+            } else {
+                outcome = .failed(failure(.computeFailed, &counters))
+            }
             return deliver(outcome) + [.clearDeadline(.sealAnswer, id)] + decodeSettled()
         case .draining, .reclaiming, .fencing, .cancelling:
             sealed = true
@@ -184,11 +174,26 @@ struct LedgerRow: ~Copyable {
 
     // MARK: The prefill node
 
+    mutating func acceptedByPrefill(_ counters: inout HandoffCounters) -> [LedgerAction] {
+        switch phase {
+        case .prefilling where !accepted:
+            accepted = true
+            return [.clearDeadline(.retransmit, id)]
+        case .prefilling:
+            counters.duplicates += 1
+        case .reserving:
+            counters.peerFaults += 1
+        case .written, .decoding, .draining, .reclaiming, .fencing, .cancelling, .releasing, .settled:
+            counters.stale += 1
+        }
+        return []
+    }
+
     mutating func writtenByPrefill(_ counters: inout HandoffCounters) -> [LedgerAction] {
         switch phase {
         case .prefilling:
             phase = .written
-            return [.setDeadline(.sealAnswer, id)]
+            return [.clearDeadline(.retransmit, id), .setDeadline(.sealAnswer, id)]
         case .reserving:
             counters.peerFaults += 1
         case .written:
@@ -275,6 +280,9 @@ struct LedgerRow: ~Copyable {
         switch (deadline, phase) {
         case (.reserveAnswer, .reserving):
             return end(.failed(failure(.reserveTimeout, &counters)))
+        case (.sealAnswer, .written) where delivered > start:
+            // Its tokens flow, so it has sealed: only its word was lost.
+            return sealedByDecode(&counters)
         case (.sealAnswer, .written):
             let outcome = deliver(.failed(failure(.sealTimeout, &counters)))
             return outcome + end(quiet: false) + endSource() + [.setDeadline(.retransmit, id)]
@@ -285,6 +293,10 @@ struct LedgerRow: ~Copyable {
             guard !again.isEmpty else { return [] }
             counters.retransmissions += again.count
             return again + [.setDeadline(.retransmit, id)]
+        case (.inquiry, _):
+            let questions = questions()
+            guard !questions.isEmpty else { return [] }
+            return questions + [.setDeadline(.inquiry, id)]
         default:
             return []
         }
@@ -353,7 +365,7 @@ struct LedgerRow: ~Copyable {
     }
 
     private func settle() -> [LedgerAction] {
-        [.clearDeadline(.retransmit, id), .settled(id)]
+        [.clearDeadline(.retransmit, id), .clearDeadline(.inquiry, id), .settled(id)]
     }
 
     private func releaseSource() -> [LedgerAction] {
@@ -366,12 +378,21 @@ struct LedgerRow: ~Copyable {
         return sealed ? [.sendRelease(id, to: prefill)] : [.sendCancel(id, to: prefill)]
     }
 
-    /// What was said and not answered. Prefill is not among it: its answer takes as long as the prompt, and it
-    /// can only be lost with the stream it travels on, which is the loss of the node.
+    /// What is asked of nodes that should speak by themselves, and may have.
+    private func questions() -> [LedgerAction] {
+        switch phase {
+        case .prefilling: (accepted ? [.sendQuery(id, to: prefill)] : []) + [.sendQuery(id, to: decode)]
+        case .written, .decoding: [.sendQuery(id, to: decode)]
+        case .reserving, .draining, .reclaiming, .fencing, .cancelling, .releasing, .settled: []
+        }
+    }
+
+    /// What was said and not answered.
     private func unanswered() -> [LedgerAction] {
         switch phase {
         case .reserving: [.sendReserve(id, to: decode)]
-        case .prefilling, .written, .settled: []
+        case .prefilling: accepted ? [] : terms.map { [.sendPrefill($0, to: prefill)] } ?? []
+        case .written, .settled: []
         case .decoding, .releasing: endSource()
         case .draining, .cancelling: [.sendCancel(id, to: decode)] + endSource()
         case .reclaiming: [.sendReclaim(id, to: decode)] + endSource()

@@ -22,6 +22,25 @@ package enum RefusalReason: String, Hashable, Sendable, CaseIterable {
     }
 }
 
+/// How a sequence ended on its decode node.
+package struct SequenceEnd: Hashable, Sendable {
+    package enum Reason: Hashable, Sendable {
+        case stopToken(UInt32)
+        case length
+        /// Before its time: it was told to stop, or could not be run.
+        case cancelled
+    }
+
+    package let reason: Reason
+    /// Completion tokens this attempt generated for the client, so without a stop token.
+    package let tokens: Int
+
+    package init(_ reason: Reason, tokens: Int) {
+        self.reason = reason
+        self.tokens = tokens
+    }
+}
+
 /// Why an attempt ended without its sequence having finished.
 package struct HandoffFailure: Error, Hashable, Sendable {
     package enum Cause: String, Hashable, Sendable, CaseIterable {

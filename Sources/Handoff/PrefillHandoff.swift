@@ -1,6 +1,8 @@
 /// What a prefill node does next; performed in order, outside the machine.
 package enum PrefillAction: Sendable, Equatable {
     case startCompute(HandoffID)
+    /// The order was taken: it need not be sent again.
+    case sendAccepted(HandoffID)
     /// Stop computing within one layer. The source pages stay until `unpin`.
     case cancelCompute(HandoffID)
     /// Write these ranges; answered by `acknowledged` or `laneClosed`.
@@ -44,9 +46,7 @@ struct PrefillHandoff: ~Copyable {
         case settled(posted: Int, completed: Int)
     }
 
-    package enum Phase: String, Sendable, CaseIterable {
-        case computing, writing, completing, written, draining, settled
-    }
+    typealias Phase = PrefillPhase
 
     let terms: GrantTerms
     private var state: State
@@ -273,6 +273,15 @@ struct PrefillHandoff: ~Copyable {
             return []
         default:
             preconditionFailure("phase and state differ")
+        }
+    }
+
+    /// What the router would know if no message were ever lost.
+    func query() -> [PrefillAction] {
+        switch state {
+        case .written(let progress): [.sendWritten(terms.handoff, bytes: progress.bytes)]
+        // Of these it will hear.
+        default: []
         }
     }
 

@@ -98,7 +98,7 @@ package struct PrefillHandoffs: ~Copyable {
         let id = terms.handoff
         if handoffs[id] != nil {
             counters.duplicates += 1
-            return []
+            return [.sendAccepted(id)]
         }
         if let answer = repeatSettlement(id) { return answer }
         if let failure = refusal(terms, pages: pages) {
@@ -109,7 +109,7 @@ package struct PrefillHandoffs: ~Copyable {
         let lane = LaneKey(decode: terms.decode, lane: terms.lane)
         lanes[lane, default: []].append(id)
         handoffs[id] = Box(PrefillHandoff(terms: terms))
-        return [.startCompute(id)]
+        return [.sendAccepted(id), .startCompute(id)]
     }
 
     /// Stops the handoff; answered by Drained once no write is under way.
@@ -127,6 +127,14 @@ package struct PrefillHandoffs: ~Copyable {
     package mutating func release(_ handoff: HandoffID) -> [PrefillAction] {
         if handoffs[handoff] != nil { return apply(handoff) { $0.release(counters: &$1) } }
         return repeatSettlement(handoff) ?? [.sendDrained(handoff, posted: 0, completed: 0)]
+    }
+
+    /// The router waits and asks what has become of a handoff it knows was accepted: the last word on it is said
+    /// again.
+    package func query(_ handoff: HandoffID) -> [PrefillAction] {
+        if let box = handoffs[handoff] { return box.value.query() }
+        let (posted, completed) = settled[handoff] ?? (0, 0)
+        return [.sendDrained(handoff, posted: posted, completed: completed)]
     }
 
     /// Nobody will cancel or release this router's handoffs any more.
@@ -210,7 +218,9 @@ package struct PrefillHandoffs: ~Copyable {
             counters.stale += 1
             return []
         }
+        let before = box.value.phase
         let actions = event(&box.value, &counters)
+        before.checkSuccessor(box.value.phase, of: handoff)
         let terms = box.value.terms
         let phase = box.value.phase
         if phase == .written || phase == .settled {

@@ -140,6 +140,7 @@ package final class DecodeDriver: NodeDriver {
         case .cancel(let handoff): abort(handoff, from: router) { $0.cancel(handoff, pool: &$1) }
         case .reclaim(let handoff): abort(handoff, from: router) { $0.reclaim(handoff, pool: &$1) }
         case .fence(let handoff): abort(handoff, from: router) { $0.fence(handoff, pool: &$1) }
+        case .query(let handoff): decide { state, _ in state.handoffs.query(handoff) }
         case .listHandoffs: listHandoffs(router)
         case .drain: drain()
         case .prefill, .release, .peers:
@@ -321,7 +322,7 @@ package final class DecodeDriver: NodeDriver {
         let report = FinishReport(handoff, reason, stats)
         decide { state, _ in
             state.jobs[handoff]?.report = report
-            return state.handoffs.finished(handoff)
+            return state.handoffs.finished(handoff, SequenceEnd(report.reason, tokens: report.tokens))
         }
     }
 
@@ -413,10 +414,10 @@ package final class DecodeDriver: NodeDriver {
             let details = state.jobs[handoff]?.details ?? ""
             state.lastError = details.isEmpty ? failure.message : details
             send(.failed(handoff, failure, details: details.isEmpty ? failure.message : details), handoff)
-        case .sendFinished(let handoff):
-            send(.finished(state.jobs[handoff]?.report ?? .withoutStatistics(handoff)), handoff)
-        case .repeatFinished(let handoff):
-            send(.finished(.withoutStatistics(handoff)), handoff)
+        case .sendFinished(let handoff, let end):
+            send(.finished(state.jobs[handoff]?.report ?? FinishReport(handoff, end)), handoff)
+        case .repeatFinished(let handoff, let end):
+            send(.finished(FinishReport(handoff, end)), handoff)
         default:
             break
         }

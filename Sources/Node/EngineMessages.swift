@@ -94,10 +94,10 @@ extension FinishReport {
             decode: stats.decode, preemptions: stats.preemptions)
     }
 
-    /// For a sequence that is long forgotten: only that it ended.
-    static func withoutStatistics(_ handoff: HandoffID) -> FinishReport {
-        FinishReport(
-            handoff: handoff, reason: .cancelled, tokens: 0, firstStep: .zero, decode: .zero, preemptions: 0)
+    /// For a sequence whose statistics are gone: only how it ended.
+    init(_ handoff: HandoffID, _ end: SequenceEnd) {
+        self.init(
+            handoff: handoff, reason: end.reason, tokens: end.tokens, firstStep: .zero, decode: .zero, preemptions: 0)
     }
 }
 

@@ -21,6 +21,8 @@ package final class PrefillDriver: NodeDriver {
         var started: Duration?
         var computed: Duration?
         var firstPost: Duration?
+        /// Once all is written: what the router was told.
+        var report: WriteReport?
         var details = ""
     }
 
@@ -137,6 +139,7 @@ package final class PrefillDriver: NodeDriver {
         case .prefill(let order): prefill(order, from: router)
         case .cancel(let handoff): end(handoff, from: router) { $0.cancel(handoff) }
         case .release(let handoff): end(handoff, from: router) { $0.release(handoff) }
+        case .query(let handoff): decide { $0.handoffs.query(handoff) }
         case .peers(let peers): setPeers(peers, of: router)
         case .listHandoffs: listHandoffs(router)
         case .drain: drain()
@@ -356,6 +359,8 @@ package final class PrefillDriver: NodeDriver {
             state.effects.append(.postCompletion(lane, terms))
         case .sendWritten(let handoff, let bytes):
             written(handoff, bytes: bytes, &state)
+        case .sendAccepted(let handoff):
+            state.effects.append(.send(.accepted(handoff), to: handoff.router))
         case .sendDrained(let handoff, let posted, let completed):
             state.effects.append(
                 .send(
@@ -382,6 +387,10 @@ package final class PrefillDriver: NodeDriver {
 
     private func written(_ handoff: HandoffID, bytes: Int, _ state: inout State) {
         guard let job = state.jobs[handoff] else { return }
+        if let report = job.report {
+            state.effects.append(.send(.written(report), to: handoff.router))
+            return
+        }
         let now = now
         let started = job.started ?? now
         let computed = job.computed ?? now
@@ -390,13 +399,11 @@ package final class PrefillDriver: NodeDriver {
         if let first = job.firstPost, now > first {
             metrics.transferSpeed.observe(Double(bytes) / 1e9 / ((now - first) / .seconds(1)))
         }
-        state.effects.append(
-            .send(
-                .written(
-                    WriteReport(
-                        handoff: handoff, cachedTokens: job.cachedTokens, queue: started - job.received,
-                        compute: computed - started, transfer: transfer, bytes: UInt64(bytes))),
-                to: handoff.router))
+        let report = WriteReport(
+            handoff: handoff, cachedTokens: job.cachedTokens, queue: started - job.received,
+            compute: computed - started, transfer: transfer, bytes: UInt64(bytes))
+        state.jobs[handoff]?.report = report
+        state.effects.append(.send(.written(report), to: handoff.router))
     }
 
     private func perform(_ effect: Effect) {

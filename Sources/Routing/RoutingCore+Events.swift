@@ -142,6 +142,8 @@ extension RoutingCore {
                 runs[handoff.request]?.failureText = text
             }
             perform(ledger.failed(handoff, failure, from: id), now: now)
+        case .accepted(let handoff):
+            perform(ledger.accepted(handoff, from: id), now: now)
         case .drained(let handoff, let posted, let completed):
             perform(
                 ledger.drained(
@@ -260,12 +262,14 @@ extension RoutingCore {
             case .sendPrefill(let terms, let id):
                 if let placement = placements[terms.handoff] {
                     emit(.send(.prefill(PrefillOrder(grant: terms, tokens: placement.tokens)), to: id))
-                    expectWritten(terms.handoff, on: id, now: now)
+                    // Not again when it is repeated: a node that takes no order makes no progress.
+                    if placement.progressBy == nil { expectWritten(terms.handoff, on: id, now: now) }
                 }
             case .sendRelease(let handoff, let id): emit(.send(.release(handoff), to: id))
             case .sendCancel(let handoff, let id): emit(.send(.cancel(handoff), to: id))
             case .sendReclaim(let handoff, let id): emit(.send(.reclaim(handoff), to: id))
             case .sendFence(let handoff, let id): emit(.send(.fence(handoff), to: id))
+            case .sendQuery(let handoff, let id): emit(.send(.query(handoff), to: id))
             case .setDeadline(let name, let handoff):
                 deadlines[DeadlineKey(name: name, handoff: handoff)] = now + durations[name]
             case .clearDeadline(let name, let handoff):

@@ -189,7 +189,7 @@ private struct LaneReceiver {
                 let actions = state.handoffs.digestsVerified(id, matching: matching, pool: &state.pool)
                 guard case .startSequence(_, let slots)? = actions.first else { return }
                 for slot in slots.shuffled() { state.pool.release(slot) }
-                _ = state.handoffs.finished(id)
+                _ = state.handoffs.finished(id, SequenceEnd(.length, tokens: 0))
             }
         }
     }

@@ -38,6 +38,7 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
                 WriteReport(
                     handoff: handoff, cachedTokens: 32, queue: .milliseconds(1), compute: .milliseconds(2),
                     transfer: .milliseconds(3), bytes: 1 << 40)),
+            .accepted(handoff),
             .drained(handoff, posted: 3, completed: 2),
             .failed(handoff, HandoffFailure(.digestMismatch), details: "page 3"),
             .openHandoffs([handoff]),
@@ -73,7 +74,7 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
             .reclaim(handoff), .fence(handoff), .prefill(PrefillOrder(grant: terms, tokens: [1, 2])),
             .release(handoff),
             .peers([PeerAddress(incarnation: Incarnation(5), laneAddress: "[::1]:99", name: "d")]),
-            .cancel(handoff), .drain, .listHandoffs,
+            .cancel(handoff), .drain, .listHandoffs, .query(handoff),
         ]
         for message in messages {
             let bytes: [UInt8] = try message.wire.serializedBytes()

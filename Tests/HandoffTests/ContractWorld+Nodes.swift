@@ -13,11 +13,12 @@ extension ContractWorld {
         case .reclaim(let id): perform(decode.reclaim(id, pool: &pool))
         case .fence(let id): perform(decode.fence(id, pool: &pool))
         case .routerLost(let router): perform(decode.routerLost(router, pool: &pool))
+        case .query(let id): perform(decode.query(id))
         case .prefill, .release: violate("a prefill node's message at the decode node")
         }
     }
 
-    func perform(_ actions: [DecodeAction], generated: Int? = nil) {
+    func perform(_ actions: [DecodeAction]) {
         for action in actions {
             switch action {
             case .bindLane(let terms): bind(terms)
@@ -33,8 +34,8 @@ extension ContractWorld {
             case .sendSealed(let id): tell(.sealed(id))
             case .sendReclaimed(let id, let kind): tell(.reclaimed(id, kind))
             case .sendFailed(let id, let why): tell(.failed(id, why))
-            case .sendFinished(let id): tell(.finished(id, tokens: generated))
-            case .repeatFinished(let id): tell(.finished(id, tokens: nil))
+            case .sendFinished(let id, let end), .repeatFinished(let id, let end):
+                tell(.finished(id, tokens: end.reason == .cancelled ? nil : end.tokens))
             case .setDeadline(let name, let id): set(SimDeadline(owner: .decode, name: name, handoff: id))
             case .clearDeadline(let name, let id): clear(SimDeadline(owner: .decode, name: name, handoff: id))
             case .dumpEvidence, .settled: break
@@ -67,7 +68,9 @@ extension ContractWorld {
         if sequence.cancelled || sequence.next >= wanted {
             for slot in sequence.slots { pool.release(slot) }
             running[id] = nil
-            perform(decode.finished(id), generated: sequence.cancelled ? nil : sequence.next - sequence.start)
+            let end = SequenceEnd(
+                sequence.next < wanted ? .cancelled : .length, tokens: sequence.next - sequence.start)
+            perform(decode.finished(id, end))
             return
         }
         let count = min(1 + random.below(2), wanted - sequence.next)
@@ -86,6 +89,7 @@ extension ContractWorld {
             case .release(let id): return node.handoffs.release(id)
             case .cancel(let id): return node.handoffs.cancel(id)
             case .routerLost(let router): return node.handoffs.routerLost(router)
+            case .query(let id): return node.handoffs.query(id)
             case .reserve, .reclaim, .fence: return []
             }
         }
@@ -105,6 +109,7 @@ extension ContractWorld {
                 }
             case .post(let lane, let batch): lanes[lane.lane]?.posted.append(.batch(batch))
             case .postCompletion(let lane, let terms): lanes[lane.lane]?.posted.append(.completion(terms))
+            case .sendAccepted(let id): routerInbox.append((from, .accepted(id)))
             case .sendWritten(let id, _): routerInbox.append((from, .written(id)))
             case .sendDrained(let id, let posted, let completed):
                 routerInbox.append((from, .drained(id, posted, completed)))

@@ -38,6 +38,7 @@ extension ContractWorld {
         case .sealed(let id): perform(ledger.sealed(id, from: from))
         case .finished(let id, let tokens): perform(ledger.finished(id, tokens: tokens, from: from))
         case .reclaimed(let id, let kind): perform(ledger.reclaimed(id, kind, from: from))
+        case .accepted(let id): perform(ledger.accepted(id, from: from))
         case .written(let id): perform(ledger.written(id, from: from))
         case .drained(let id, let posted, let completed):
             perform(ledger.drained(id, posted: posted, completed: completed, from: from))
@@ -70,6 +71,7 @@ extension ContractWorld {
             case .sendCancel(let id, let node): send(.cancel(id), to: node)
             case .sendReclaim(let id, let node): send(.reclaim(id), to: node)
             case .sendFence(let id, let node): send(.fence(id), to: node)
+            case .sendQuery(let id, let node): send(.query(id), to: node)
             case .deliver(let id, let outcome): end(id, outcome)
             case .settled(let id):
                 if requests[id.request]?.current == id { violate("7: \(id) settled without an outcome") }

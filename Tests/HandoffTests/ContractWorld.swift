@@ -19,6 +19,7 @@ enum ToNode: Equatable {
     case cancel(HandoffID)
     case reclaim(HandoffID)
     case fence(HandoffID)
+    case query(HandoffID)
     case routerLost(Incarnation)
 }
 
@@ -27,6 +28,7 @@ enum ToRouter: Equatable {
     case refused(HandoffID, RefusalReason)
     case sealed(HandoffID)
     case finished(HandoffID, tokens: Int?)
+    case accepted(HandoffID)
     case reclaimed(HandoffID, QuiescenceProof.Kind)
     case written(HandoffID)
     case drained(HandoffID, Int, Int)

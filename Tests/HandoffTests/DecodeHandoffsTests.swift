@@ -58,8 +58,9 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         #expect(seal == [.startSequence(id, terms.slots), .sendSealed(id)])
         #expect(node.pool.counts.inUse == 3)
         #expect(node.handoffs.laneCounts.idle == 1)
-        let end = node.handoffs.finished(id)
-        #expect(end == [.sendFinished(id), .settled(id)])
+        let end = SequenceEnd(.length, tokens: 7)
+        let ended = node.handoffs.finished(id, end)
+        #expect(ended == [.sendFinished(id, end), .settled(id)])
         #expect(node.handoffs.openCount == 0)
         #expect(node.handoffs.counters.proofs == [.writeComplete: 1])
     }
@@ -201,10 +202,27 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
             default: node.handoffs.fence(node.id, pool: &node.pool)
             }
         #expect(actions == [.cancelSequence(node.id)])
-        let end = node.handoffs.finished(node.id)
-        #expect(end == [.sendFinished(node.id), .settled(node.id)])
+        let end = SequenceEnd(.cancelled, tokens: 3)
+        let ended = node.handoffs.finished(node.id, end)
+        #expect(ended == [.sendFinished(node.id, end), .settled(node.id)])
         let again = node.handoffs.cancel(node.id, pool: &node.pool)
-        #expect(again == [.repeatFinished(node.id)])
+        #expect(again == [.repeatFinished(node.id, end)])
+    }
+
+    @Test func aQueryGetsTheLastWordAgain() throws {
+        var node = Decode()
+        let id = node.id
+        let terms = try need(node.grant())
+        #expect(node.handoffs.query(id).isEmpty)
+        _ = node.handoffs.completion(node.lane, terms.epoch, record(terms), pool: &node.pool)
+        #expect(node.handoffs.query(id).isEmpty)
+        _ = node.handoffs.digestsVerified(id, matching: true, pool: &node.pool)
+        #expect(node.handoffs.query(id) == [.sendSealed(id)])
+        _ = node.handoffs.sequenceFailed(id, retryable: false)
+        let failed = HandoffFailure(.computeFailed, retryable: false)
+        let cut = SequenceEnd(.cancelled, tokens: 0)
+        #expect(node.handoffs.query(id) == [.sendFailed(id, failed), .repeatFinished(id, cut)])
+        #expect(node.handoffs.query(handoff(77)) == [.sendReclaimed(handoff(77), .drained)])
     }
 
     @Test func repeatedMessagesGetTheirAnswerAgain() throws {

@@ -26,7 +26,7 @@ private func ledger(_ phase: String, delivered: Int = 0) -> HandoffLedger {
         _ = ledger.cancel(id)
     case "releasing":
         _ = ledger.sealed(id, from: decodeD)
-        _ = ledger.finished(id, from: decodeD)
+        _ = ledger.finished(id, tokens: 0, from: decodeD)
     default: break
     }
     #expect(ledger.rows.first?.phase == phase)
@@ -44,15 +44,17 @@ private let allPhases = [
         #expect(
             open == [.sendReserve(id, to: decodeD), .setDeadline(.reserveAnswer, id), .setDeadline(.retransmit, id)])
         let granted = ledger.granted(terms, from: decodeD)
-        #expect(granted.last == .sendPrefill(terms, to: prefillP))
+        #expect(granted.contains(.sendPrefill(terms, to: prefillP)))
+        let accepted = ledger.accepted(id, from: prefillP)
+        #expect(accepted == [.clearDeadline(.retransmit, id)])
         let written = ledger.written(id, from: prefillP)
-        #expect(written == [.setDeadline(.sealAnswer, id)])
+        #expect(written.last == .setDeadline(.sealAnswer, id))
         let sealed = ledger.sealed(id, from: decodeD)
         #expect(sealed.contains(.sendRelease(id, to: prefillP)))
         let drained = ledger.drained(id, posted: 3, completed: 3, from: prefillP)
         #expect(drained.isEmpty)
         #expect(ledger.acceptTokens(id, firstIndex: 0, count: 4) == .deliver(0..<4))
-        let finished = ledger.finished(id, from: decodeD)
+        let finished = ledger.finished(id, tokens: 4, from: decodeD)
         #expect(finished.first == .deliver(id, .finished))
         #expect(finished.last == .settled(id))
         #expect(ledger.isSettled(request: 1) == true)
@@ -134,7 +136,7 @@ private let allPhases = [
         var actions = ledger.cancel(id)
         actions += ledger.drained(id, posted: 2, completed: 2, from: prefillP)
         actions += ledger.reclaimed(id, .drained, from: decodeD)
-        actions += ledger.finished(id, from: decodeD)
+        actions += ledger.finished(id, tokens: 0, from: decodeD)
         let outcomes = actions.count { if case .deliver = $0 { true } else { false } }
         #expect(outcomes == (delivered ? 0 : 1))
         #expect(ledger.isSettled(request: 1) == true)
@@ -153,7 +155,7 @@ private let allPhases = [
         var ledger = ledger("draining")
         let sealed = ledger.sealed(id, from: decodeD)
         #expect(sealed.contains(.sendCancel(id, to: decodeD)))
-        let finished = ledger.finished(id, from: decodeD)
+        let finished = ledger.finished(id, tokens: 0, from: decodeD)
         #expect(!finished.contains { if case .deliver = $0 { true } else { false } })
         let drained = ledger.drained(id, posted: 1, completed: 1, from: prefillP)
         #expect(drained.last == .settled(id))
@@ -180,6 +182,55 @@ private let allPhases = [
         _ = lossy.acceptTokens(id, firstIndex: 3, count: 2)
         let failed = lossy.finished(id, tokens: 4, from: decodeD)
         #expect(failed.first == .deliver(id, .failed(HandoffFailure(.tokenGap))))
+    }
+
+    @Test func aSequenceThatWasCutShortIsNotFinished() {
+        var ledger = ledger("decoding", delivered: 3)
+        let ended = ledger.finished(id, tokens: nil, from: decodeD)
+        #expect(ended.first == .deliver(id, .failed(HandoffFailure(.computeFailed))))
+    }
+
+    @Test func prefillIsRepeatedUntilItIsAccepted() {
+        var ledger = HandoffLedger(router: routerA)
+        _ = ledger.open(id, prefill: prefillP, decode: decodeD, delivered: 0)
+        _ = ledger.granted(terms, from: decodeD)
+        let again = ledger.deadlinePassed(.retransmit, id)
+        #expect(again == [.sendPrefill(terms, to: prefillP), .setDeadline(.retransmit, id)])
+        let accepted = ledger.accepted(id, from: prefillP)
+        #expect(accepted == [.clearDeadline(.retransmit, id)])
+        let quiet = ledger.deadlinePassed(.retransmit, id)
+        #expect(quiet.isEmpty)
+        let repeated = ledger.accepted(id, from: prefillP)
+        #expect(repeated.isEmpty && ledger.counters.duplicates == 1)
+    }
+
+    /// What a node says by itself may be lost; while the router waits for it, it asks.
+    @Test(arguments: allPhases)
+    func aRouterThatWaitsAsks(phase: String) {
+        var ledger = ledger(phase)
+        let asked = ledger.deadlinePassed(.inquiry, id)
+        switch phase {
+        case "prefilling", "written", "decoding":
+            #expect(asked == [.sendQuery(id, to: decodeD), .setDeadline(.inquiry, id)])
+        default:
+            #expect(asked.isEmpty)
+        }
+    }
+
+    @Test func anAcceptedPromptIsAskedForToo() {
+        var ledger = ledger("prefilling")
+        _ = ledger.accepted(id, from: prefillP)
+        let asked = ledger.deadlinePassed(.inquiry, id)
+        #expect(
+            asked == [.sendQuery(id, to: prefillP), .sendQuery(id, to: decodeD), .setDeadline(.inquiry, id)])
+    }
+
+    @Test func tokensShowThatItSealed() {
+        var ledger = ledger("written")
+        _ = ledger.acceptTokens(id, firstIndex: 0, count: 2)
+        let passed = ledger.deadlinePassed(.sealAnswer, id)
+        #expect(passed.contains(.sendRelease(id, to: prefillP)))
+        #expect(ledger.rows.first?.phase == "decoding")
     }
 
     @Test func whatNobodyKnowsIsEnded() {

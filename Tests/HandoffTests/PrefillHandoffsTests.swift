@@ -20,7 +20,7 @@ private struct Prefill: ~Copyable {
 
     mutating func start() {
         let actions = handoffs.prefill(terms, pages: terms.slots.count)
-        #expect(actions == [.startCompute(id)])
+        #expect(actions == [.sendAccepted(id), .startCompute(id)])
         _ = handoffs.started(id, sources: sources)
     }
 
@@ -180,7 +180,7 @@ private struct Prefill: ~Copyable {
         let third = GrantTerms(
             handoff: handoff(3), decode: decodeD, lane: node.lane.lane, epoch: LaneEpoch(3), slots: node.terms.slots)
         let first = node.handoffs.prefill(third, pages: 2)
-        #expect(first == [.startCompute(handoff(3))])
+        #expect(first == [.sendAccepted(handoff(3)), .startCompute(handoff(3))])
         let fourth = GrantTerms(
             handoff: handoff(4), decode: decodeD, lane: node.lane.lane, epoch: LaneEpoch(4), slots: node.terms.slots)
         let twice = node.handoffs.prefill(fourth, pages: 2)
@@ -194,7 +194,7 @@ private struct Prefill: ~Copyable {
         let next = GrantTerms(
             handoff: handoff(2), decode: decodeD, lane: node.lane.lane, epoch: LaneEpoch(3), slots: node.terms.slots)
         let actions = node.handoffs.prefill(next, pages: 2)
-        #expect(actions == [.startCompute(handoff(2))])
+        #expect(actions == [.sendAccepted(handoff(2)), .startCompute(handoff(2))])
     }
 
     @Test func acknowledgementsOfWhatWasNeverPostedCloseTheLane() {

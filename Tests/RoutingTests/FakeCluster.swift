@@ -168,6 +168,7 @@ final class FakeCluster {
                         handoff: reservation.handoff, decode: id, lane: LaneID(1), epoch: LaneEpoch(1), slots: slots)),
                 id)
         case .prefill(let order):
+            answer(.accepted(order.grant.handoff), id)
             guard !stuckPrefills.contains(id) else { return }
             written(order.grant.handoff, prefill: id, decode: order.grant.decode)
         case .release(let handoff): answer(.drained(handoff, posted: 1, completed: 1), id)
@@ -179,7 +180,7 @@ final class FakeCluster {
             }
         case .reclaim(let handoff): answer(.reclaimed(handoff, .drained), id)
         case .fence(let handoff): answer(.reclaimed(handoff, .fenced), id)
-        case .peers, .drain: break
+        case .peers, .drain, .query: break
         }
     }
 

@@ -395,6 +395,15 @@ package nonisolated struct Baton_Control_V1_FromNode: Sendable {
     set {body = .lanes(newValue)}
   }
 
+  /// prefill node
+  package var accepted: Baton_Control_V1_Accepted {
+    get {
+      if case .accepted(let v)? = body {return v}
+      return Baton_Control_V1_Accepted()
+    }
+    set {body = .accepted(newValue)}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Body: Equatable, Sendable {
@@ -415,6 +424,8 @@ package nonisolated struct Baton_Control_V1_FromNode: Sendable {
     case openHandoffs(Baton_Control_V1_OpenHandoffs)
     case draining(Baton_Control_V1_Draining)
     case lanes(Baton_Control_V1_LaneReport)
+    /// prefill node
+    case accepted(Baton_Control_V1_Accepted)
 
   }
 
@@ -858,6 +869,28 @@ package nonisolated struct Baton_Control_V1_Written: Sendable {
   fileprivate var _handoff: Baton_Control_V1_HandoffID? = nil
 }
 
+/// The order to compute arrived and need not be sent again.
+package nonisolated struct Baton_Control_V1_Accepted: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var handoff: Baton_Control_V1_HandoffID {
+    get {_handoff ?? Baton_Control_V1_HandoffID()}
+    set {_handoff = newValue}
+  }
+  /// Returns true if `handoff` has been explicitly set.
+  package var hasHandoff: Bool {self._handoff != nil}
+  /// Clears the value of `handoff`. Subsequent reads from it will return its default value.
+  package mutating func clearHandoff() {self._handoff = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _handoff: Baton_Control_V1_HandoffID? = nil
+}
+
 package nonisolated struct Baton_Control_V1_Drained: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -1076,6 +1109,15 @@ package nonisolated struct Baton_Control_V1_FromRouter: Sendable {
     set {body = .heartbeatAck(newValue)}
   }
 
+  /// both
+  package var query: Baton_Control_V1_Query {
+    get {
+      if case .query(let v)? = body {return v}
+      return Baton_Control_V1_Query()
+    }
+    set {body = .query(newValue)}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Body: Equatable, Sendable {
@@ -1094,6 +1136,8 @@ package nonisolated struct Baton_Control_V1_FromRouter: Sendable {
     case drain(Baton_Control_V1_Drain)
     case listHandoffs(Baton_Control_V1_ListHandoffs)
     case heartbeatAck(Baton_Control_V1_HeartbeatAck)
+    /// both
+    case query(Baton_Control_V1_Query)
 
   }
 
@@ -1360,6 +1404,29 @@ package nonisolated struct Baton_Control_V1_Cancel: Sendable {
   fileprivate var _handoff: Baton_Control_V1_HandoffID? = nil
 }
 
+/// Asks for the node's last word on a handoff, which may have been lost: Sealed, Reclaimed, Finished or HandoffFailed of
+/// a decode node, Written or Drained of a prefill node; nothing while the next word is still to come.
+package nonisolated struct Baton_Control_V1_Query: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var handoff: Baton_Control_V1_HandoffID {
+    get {_handoff ?? Baton_Control_V1_HandoffID()}
+    set {_handoff = newValue}
+  }
+  /// Returns true if `handoff` has been explicitly set.
+  package var hasHandoff: Bool {self._handoff != nil}
+  /// Clears the value of `handoff`. Subsequent reads from it will return its default value.
+  package mutating func clearHandoff() {self._handoff = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _handoff: Baton_Control_V1_HandoffID? = nil
+}
+
 /// The decode nodes this prefill node may be paired with: lanes to them are opened ahead of need.
 package nonisolated struct Baton_Control_V1_Peers: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
@@ -1561,7 +1628,7 @@ nonisolated extension Baton_Control_V1_Grant: SwiftProtobuf.Message, SwiftProtob
 
 nonisolated extension Baton_Control_V1_FromNode: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".FromNode"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}register\0\u{1}heartbeat\0\u{1}granted\0\u{1}refused\0\u{1}sealed\0\u{1}reclaimed\0\u{1}tokens\0\u{1}finished\0\u{1}written\0\u{1}drained\0\u{1}failed\0\u{3}open_handoffs\0\u{1}draining\0\u{1}lanes\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}register\0\u{1}heartbeat\0\u{1}granted\0\u{1}refused\0\u{1}sealed\0\u{1}reclaimed\0\u{1}tokens\0\u{1}finished\0\u{1}written\0\u{1}drained\0\u{1}failed\0\u{3}open_handoffs\0\u{1}draining\0\u{1}lanes\0\u{1}accepted\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1751,6 +1818,19 @@ nonisolated extension Baton_Control_V1_FromNode: SwiftProtobuf.Message, SwiftPro
           self.body = .lanes(v)
         }
       }()
+      case 15: try {
+        var v: Baton_Control_V1_Accepted?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .accepted(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .accepted(v)
+        }
+      }()
       default: break
       }
     }
@@ -1817,6 +1897,10 @@ nonisolated extension Baton_Control_V1_FromNode: SwiftProtobuf.Message, SwiftPro
     case .lanes?: try {
       guard case .lanes(let v)? = self.body else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 14)
+    }()
+    case .accepted?: try {
+      guard case .accepted(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 15)
     }()
     case nil: break
     }
@@ -2625,6 +2709,40 @@ nonisolated extension Baton_Control_V1_Written: SwiftProtobuf.Message, SwiftProt
   }
 }
 
+nonisolated extension Baton_Control_V1_Accepted: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".Accepted"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._handoff) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._handoff {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Baton_Control_V1_Accepted, rhs: Baton_Control_V1_Accepted) -> Bool {
+    if lhs._handoff != rhs._handoff {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension Baton_Control_V1_Drained: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Drained"
   package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0\u{1}posted\0\u{1}completed\0")
@@ -2849,7 +2967,7 @@ nonisolated extension Baton_Control_V1_PeerLanes: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Baton_Control_V1_FromRouter: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".FromRouter"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}welcome\0\u{1}rejected\0\u{1}reserve\0\u{1}reclaim\0\u{1}fence\0\u{1}prefill\0\u{1}release\0\u{1}peers\0\u{1}cancel\0\u{1}drain\0\u{3}list_handoffs\0\u{3}heartbeat_ack\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}welcome\0\u{1}rejected\0\u{1}reserve\0\u{1}reclaim\0\u{1}fence\0\u{1}prefill\0\u{1}release\0\u{1}peers\0\u{1}cancel\0\u{1}drain\0\u{3}list_handoffs\0\u{3}heartbeat_ack\0\u{1}query\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3013,6 +3131,19 @@ nonisolated extension Baton_Control_V1_FromRouter: SwiftProtobuf.Message, SwiftP
           self.body = .heartbeatAck(v)
         }
       }()
+      case 13: try {
+        var v: Baton_Control_V1_Query?
+        var hadOneofValue = false
+        if let current = self.body {
+          hadOneofValue = true
+          if case .query(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.body = .query(v)
+        }
+      }()
       default: break
       }
     }
@@ -3071,6 +3202,10 @@ nonisolated extension Baton_Control_V1_FromRouter: SwiftProtobuf.Message, SwiftP
     case .heartbeatAck?: try {
       guard case .heartbeatAck(let v)? = self.body else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 12)
+    }()
+    case .query?: try {
+      guard case .query(let v)? = self.body else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 13)
     }()
     case nil: break
     }
@@ -3580,6 +3715,40 @@ nonisolated extension Baton_Control_V1_Cancel: SwiftProtobuf.Message, SwiftProto
   }
 
   package static func ==(lhs: Baton_Control_V1_Cancel, rhs: Baton_Control_V1_Cancel) -> Bool {
+    if lhs._handoff != rhs._handoff {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Baton_Control_V1_Query: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".Query"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._handoff) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._handoff {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Baton_Control_V1_Query, rhs: Baton_Control_V1_Query) -> Bool {
     if lhs._handoff != rhs._handoff {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
