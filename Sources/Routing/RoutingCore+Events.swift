@@ -55,8 +55,9 @@ extension RoutingCore {
     private mutating func probe(now: Duration) {
         guard !settings.probeTokens.isEmpty, !isDraining else { return }
         for pair in probes.due(now: now) {
-            // Lanes are opened after the pair is known: probing before that would only be refused.
-            guard let report = nodes[pair.prefill]?.lanes[pair.decode], report.idle > 0 else { continue }
+            // Lanes are opened after the pair is known: probing before that would only be refused. Busy ones count:
+            // another router may use them all, and which are busy is no news to report.
+            guard let report = nodes[pair.prefill]?.lanes[pair.decode], report.idle + report.busy > 0 else { continue }
             var sampling = SamplingTerms()
             sampling.temperature = 0
             sampling.maxTokens = 1

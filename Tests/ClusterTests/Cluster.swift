@@ -63,6 +63,22 @@ final class Cluster: Sendable {
         try add(ChildProcess("router", arguments, name: "router", logPath: "\(folder)/router.log"))
     }
 
+    /// A router of its own beside the first. Nodes attach to it too if they are launched with its `options`.
+    struct OtherRouter: Sendable {
+        let client: ClusterClient
+        let options: [String]
+    }
+
+    func launchOtherRouter() throws -> OtherRouter {
+        let (http, control) = (try freePort(), try freePort())
+        let arguments = [
+            "serve", "--model", modelPath, "--http", "127.0.0.1:\(http)", "--control", "127.0.0.1:\(control)",
+            "--stop-with-parent",
+        ]
+        try add(ChildProcess("router", arguments, name: "router-b", logPath: "\(folder)/router-b.log"))
+        return OtherRouter(client: ClusterClient(port: http), options: ["--router", "127.0.0.1:\(control)"])
+    }
+
     /// Starts the node of this name; the part before the dash is its role.
     func launch(_ name: String, _ options: [String] = []) throws {
         let executable = name.hasPrefix("prefill") ? "prefill-node" : "decode-node"

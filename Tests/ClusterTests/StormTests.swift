@@ -32,6 +32,14 @@ extension ClusterTests {
             _ count: Int, of requests: [WorkRequest], against reference: [StreamedAnswer], on cluster: Cluster,
             seed: UInt64
         ) async -> Outcome {
+            await wave(count, of: requests, against: reference, on: cluster.client, seed: seed)
+        }
+
+        /// The same through one router of several.
+        static func wave(
+            _ count: Int, of requests: [WorkRequest], against reference: [StreamedAnswer], on router: ClusterClient,
+            seed: UInt64
+        ) async -> Outcome {
             var random = SplitMix64(state: seed)
             var plan = (0..<count).map { index -> (WorkRequest, Departure) in
                 let work = requests[random.below(requests.count)]
@@ -47,7 +55,7 @@ extension ClusterTests {
                         var outcome = Outcome()
                         for index in stride(from: client, to: orders.count, by: 16) {
                             let (work, leaving) = orders[index]
-                            let answer = await cluster.client.ask(work, leaving: leaving)
+                            let answer = await router.ask(work, leaving: leaving)
                             check(answer, of: work, leaving: leaving, against: reference[work.number], &outcome)
                         }
                         return outcome

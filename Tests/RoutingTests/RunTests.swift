@@ -369,6 +369,16 @@ private func failure(_ ending: RunEnding?) -> APIError? {
         #expect(cluster.unreadyReason != nil)
     }
 
+    /// Another router's handoffs may use every lane at the moment a node reports them.
+    @Test func lanesThatAreBusyCanBeProbed() {
+        let cluster = FakeCluster(settings: probing())
+        let p = cluster.add(registration("p1", .prefill, incarnation: 1), lanesTo: [])
+        let d = cluster.add(registration("d1", .decode, incarnation: 101), lanesTo: [])
+        #expect(cluster.unreadyReason != nil)
+        cluster.say(.lanes([PeerLanes(decode: d, idle: 0, busy: 4, transport: "tcp", error: "")]), p)
+        #expect(cluster.unreadyReason == nil)
+    }
+
     @Test func aFailedProbeIsRepeated() throws {
         let cluster = FakeCluster(settings: probing())
         let p = cluster.add(registration("p1", .prefill, incarnation: 1))
