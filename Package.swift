@@ -71,9 +71,11 @@ let modules: [Module] = [
     Module(name: "OrderedJSON"),
     Module(name: "ModelFormat", uses: ["Kernels", "OrderedJSON"], packages: [.crypto]),
     Module(name: "Tokenization", uses: ["OrderedJSON"], isTestable: true),
+    Module(name: "CheckpointText", uses: ["ModelFormat", "Tokenization"]),
     // The contract, and the engine whose pages it moves.
     Module(name: "Handoff"),
-    Module(name: "Engine", uses: ["Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON"]),
+    Module(
+        name: "Engine", uses: ["Kernels", "ModelFormat", "Tokenization", "CheckpointText", "Handoff", "OrderedJSON"]),
     Module(name: "CXXHash", kind: .c),
     Module(name: "Transport", uses: ["Handoff", "CXXHash"], isTestable: true),
     // The cluster.
@@ -94,7 +96,10 @@ let modules: [Module] = [
     // Assembly.
     Module(
         name: "router", kind: .executable,
-        uses: ["Routing", "API", "ControlPlane", "Telemetry", "Tokenization", "ModelFormat", "OrderedJSON", "Handoff"],
+        uses: [
+            "Routing", "API", "ControlPlane", "Telemetry", "Tokenization", "ModelFormat", "CheckpointText",
+            "OrderedJSON", "Handoff",
+        ],
         packages: [.hummingbird, .arguments, .log, .lifecycle, .subprocess, .httpClient, .nio]),
     Module(
         name: "prefill-node", kind: .executable,

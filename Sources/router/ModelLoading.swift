@@ -1,3 +1,4 @@
+import CheckpointText
 import Glibc
 import ModelFormat
 import OrderedJSON
@@ -31,7 +32,7 @@ extension RouterModel {
             throw CommandError("--model: \(error)")
         }
         do throws(TokenizationError) {
-            let (tokenizer, source) = try tokenizer(from: files)
+            let (tokenizer, source) = try Tokenizer.load(files)
             let template = try source.map { source throws(TokenizationError) in try ChatTemplate(source) }
             let prompts = PromptReader(
                 name: name ?? checkpoint.name, aliases: name == nil ? [] : [checkpoint.name],
@@ -51,39 +52,5 @@ extension RouterModel {
         } catch  where error.kind == .file {
             return (try Checkpoint.open(path, weights: .ignored), nil)
         }
-    }
-
-    private static func tokenizer(from files: TokenizerSource) throws(TokenizationError) -> (Tokenizer, String?) {
-        switch files {
-        case .huggingFace(let files):
-            let tokenizer = try Tokenizer(
-                tokenizerJSON: files.tokenizer, tokenizerConfig: files.config, generationConfig: files.generation)
-            return (tokenizer, files.chatTemplate ?? tokenizer.chatTemplateSource)
-        case .gguf(let keys):
-            let tokenizer = try Tokenizer(gguf: GGUFTokenizerMetadata(keys))
-            return (tokenizer, tokenizer.chatTemplateSource)
-        case .missing(let reason):
-            throw TokenizationError(.unsupported, "the model has no tokenizer: \(reason)")
-        }
-    }
-}
-
-extension GGUFTokenizerMetadata {
-    /// The keys as the file has them.
-    init(_ keys: GGUFTokenizer) {
-        self.init(model: keys.model, tokens: keys.tokens)
-        pre = keys.pre
-        types = keys.tokenTypes
-        merges = keys.merges
-        scores = keys.scores
-        bosID = keys.bosID.flatMap { Int32(exactly: $0) }
-        eosID = keys.eosID.flatMap { Int32(exactly: $0) }
-        eotID = keys.eotID.flatMap { Int32(exactly: $0) }
-        eomID = keys.eomID.flatMap { Int32(exactly: $0) }
-        unknownID = keys.unknownID.flatMap { Int32(exactly: $0) }
-        addBOS = keys.addBOS
-        addEOS = keys.addEOS
-        addSpacePrefix = keys.addSpacePrefix
-        chatTemplate = keys.chatTemplate
     }
 }
