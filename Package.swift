@@ -73,6 +73,7 @@ let modules: [Module] = [
     Module(name: "Tokenization", uses: ["OrderedJSON"], isTestable: true),
     // The contract, and the engine whose pages it moves.
     Module(name: "Handoff"),
+    Module(name: "Simulation", uses: ["Handoff"]),
     Module(name: "Engine", uses: ["Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON"]),
     Module(name: "CXXHash", kind: .c),
     Module(name: "Transport", uses: ["Handoff", "CXXHash"], isTestable: true),
@@ -105,12 +106,14 @@ let modules: [Module] = [
     Module(
         name: "bench", kind: .executable,
         uses: ["Engine", "Kernels", "ModelFormat", "Transport", "Handoff", "OrderedJSON"], packages: [.arguments]),
+    Module(name: "simulate", kind: .executable, uses: ["Simulation", "Handoff"], packages: [.arguments]),
     // Tests.
     Module(name: "KernelsTests", kind: .test, uses: ["Kernels", "CKernels"]),
     Module(name: "OrderedJSONTests", kind: .test, uses: ["OrderedJSON"]),
     Module(name: "ModelFormatTests", kind: .test, uses: ["ModelFormat", "Kernels", "OrderedJSON"]),
     Module(name: "TokenizationTests", kind: .test, uses: ["Tokenization", "OrderedJSON"]),
     Module(name: "HandoffTests", kind: .test, uses: ["Handoff"]),
+    Module(name: "SimulationTests", kind: .test, uses: ["Simulation", "Handoff"]),
     Module(
         name: "EngineTests", kind: .test,
         uses: ["Engine", "Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON"]),
@@ -148,12 +151,16 @@ func modulesToDeclare() -> [Module] {
     return modules.filter { declared.contains($0.name) }
 }
 
-let swiftSettings: [SwiftSetting] = [
-    .enableUpcomingFeature("ExistentialAny"),
-    .enableUpcomingFeature("MemberImportVisibility"),
-    .enableUpcomingFeature("InternalImportsByDefault"),
-    .treatAllWarnings(as: .error),
-]
+let swiftSettings: [SwiftSetting] =
+    [
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+        .treatAllWarnings(as: .error),
+    ] + (breaksRules ? [.define("BATON_MUTANTS")] : [])
+
+/// `BATON_MUTANTS=1` builds what `make simulate` breaks rules with (docs/simulation.md); nothing else may.
+var breaksRules: Bool { Context.environment["BATON_MUTANTS"] == "1" }
 
 extension Module {
     var target: Target {
