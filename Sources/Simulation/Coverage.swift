@@ -19,13 +19,13 @@ package struct Coverage: Sendable, Equatable {
 
     package init() {}
 
-    package static let decode = ["granted", "verifying", "sealed", "ending", "draining", "unbinding", "fencing"]
-    package static let prefill = ["computing", "writing", "completing", "written", "draining"]
-
     /// All phases in which a handoff can be met.
     package static let places: [Place] =
-        HandoffLedger.phases.map { Place(machine: "router", phase: $0) }
-        + prefill.map { Place(machine: "prefill", phase: $0) } + decode.map { Place(machine: "decode", phase: $0) }
+        places("router", LedgerPhase.self) + places("prefill", PrefillPhase.self) + places("decode", DecodePhase.self)
+
+    private static func places<Phase: HandoffPhase>(_ machine: String, _ phases: Phase.Type) -> [Place] {
+        Phase.allCases.map(\.rawValue).filter { $0 != "settled" }.map { Place(machine: machine, phase: $0) }
+    }
 
     package mutating func add(_ fault: Fault, _ machine: String, _ phase: String, _ count: Int = 1) {
         counts[Pair(fault: fault, place: Place(machine: machine, phase: phase)), default: 0] += count

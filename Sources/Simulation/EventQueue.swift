@@ -112,6 +112,7 @@ enum ToNode {
     case cancel(HandoffID)
     case reclaim(HandoffID)
     case fence(HandoffID)
+    case query(HandoffID)
     case listHandoffs
 }
 
@@ -120,8 +121,9 @@ enum ToRouter {
     case granted(GrantTerms)
     case refused(HandoffID, RefusalReason)
     case sealed(HandoffID)
-    case finished(HandoffID, tokens: Int?)
+    case finished(HandoffID, SequenceEnd)
     case reclaimed(HandoffID, QuiescenceProof.Kind)
+    case accepted(HandoffID)
     case written(HandoffID)
     case drained(HandoffID, posted: Int, completed: Int)
     case failed(HandoffID, HandoffFailure)
@@ -132,7 +134,9 @@ enum ToRouter {
 extension ToNode {
     var handoff: HandoffID? {
         switch self {
-        case .reserve(let id, _, _, _), .release(let id), .cancel(let id), .reclaim(let id), .fence(let id): id
+        case .reserve(let id, _, _, _), .release(let id), .cancel(let id), .reclaim(let id), .fence(let id),
+            .query(let id):
+            id
         case .prefill(let terms): terms.handoff
         case .listHandoffs: nil
         }
@@ -143,8 +147,8 @@ extension ToRouter {
     var handoff: HandoffID? {
         switch self {
         case .granted(let terms): terms.handoff
-        case .refused(let id, _), .sealed(let id), .finished(let id, _), .reclaimed(let id, _), .written(let id),
-            .drained(let id, _, _), .failed(let id, _), .tokens(let id, _, _):
+        case .refused(let id, _), .sealed(let id), .finished(let id, _), .reclaimed(let id, _), .accepted(let id),
+            .written(let id), .drained(let id, _, _), .failed(let id, _), .tokens(let id, _, _):
             id
         case .openHandoffs: nil
         }

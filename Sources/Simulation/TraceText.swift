@@ -23,6 +23,7 @@ enum TraceText {
         case .cancel(let id): "Cancel \(id.text)"
         case .reclaim(let id): "Reclaim \(id.text)"
         case .fence(let id): "Fence \(id.text)"
+        case .query(let id): "Query \(id.text)"
         case .listHandoffs: "ListHandoffs"
         }
     }
@@ -32,8 +33,9 @@ enum TraceText {
         case .granted(let terms): "Granted \(text(terms))"
         case .refused(let id, let reason): "Refused \(id.text), \(reason.rawValue)"
         case .sealed(let id): "Sealed \(id.text)"
-        case .finished(let id, let tokens): "Finished \(id.text), tokens \(tokens.map { "\($0)" } ?? "unknown")"
+        case .finished(let id, let end): "Finished \(id.text), \(end.tokens) tokens, \(end.reason)"
         case .reclaimed(let id, let kind): "Reclaimed \(id.text), \(kind.rawValue)"
+        case .accepted(let id): "Accepted \(id.text)"
         case .written(let id): "Written \(id.text)"
         case .drained(let id, let posted, let completed): "Drained \(id.text), \(completed) of \(posted)"
         case .failed(let id, let why): "Failed \(id.text), \(why.cause.rawValue)"

@@ -147,7 +147,7 @@ extension World {
     func latency() -> Duration { draw(.control) { $0.time(.microseconds(20), scenario.latencyMax) } }
 
     /// When a message arrives: never, once or twice.
-    private func arrivals(_ last: Duration, cut: Duration, mayBeLost: Bool, mayOvertake: Bool, _ handoff: HandoffID?)
+    private func arrivals(_ last: Duration, cut: Duration, mayBeLost: Bool, _ handoff: HandoffID?)
         -> (times: [Duration], last: Duration)
     {
         if mayBeLost, let handoff, strikes(.messageLost) {
@@ -160,7 +160,7 @@ extension World {
             mark(.messageRepeated, handoff)
             times.append(time + draw(.control) { $0.time(.microseconds(100), .seconds(8)) })
         }
-        if mayOvertake, let handoff, strikes(.messageOvertaken) {
+        if let handoff, strikes(.messageOvertaken) {
             mark(.messageOvertaken, handoff)
             time += draw(.control) { $0.time(.milliseconds(1), .seconds(4)) }
             return ([time] + times, last)
@@ -173,7 +173,7 @@ extension World {
         guard let id = process.host.links[node] else { return }
         let cut = cuts.end(.control, process.host.seat, seat(of: node))
         let (times, last) = arrivals(
-            sessions[id].lastToNode, cut: cut, mayBeLost: mayBeLost(message, process), mayOvertake: true,
+            sessions[id].lastToNode, cut: cut, mayBeLost: mayBeLost(message, process),
             message.handoff)
         sessions[id].lastToNode = last
         trace(
@@ -187,8 +187,7 @@ extension World {
     private func mayBeLost(_ message: ToNode, _ router: RouterProcess) -> Bool {
         switch message {
         case .listHandoffs: false
-        case .prefill: ContractReach.losesOrders
-        case .reserve: true
+        case .reserve, .prefill, .query: true
         case .release(let id), .cancel(let id), .reclaim(let id), .fence(let id):
             router.ledger.rows.contains { $0.id == id }
         }
@@ -199,8 +198,7 @@ extension World {
         guard let id = mine.links[router] ?? answersOver else { return }
         let cut = cuts.end(.control, node, seat(of: router))
         let (times, last) = arrivals(
-            sessions[id].lastToRouter, cut: cut, mayBeLost: ContractReach.losesAnswers && message.handoff != nil,
-            mayOvertake: ContractReach.losesAnswers, message.handoff)
+            sessions[id].lastToRouter, cut: cut, mayBeLost: true, message.handoff)
         sessions[id].lastToRouter = last
         trace(
             node,
@@ -243,13 +241,4 @@ extension World {
         deliver(message, to: node, from: sessions[id].router)
         answersOver = nil
     }
-}
-
-/// How much of the loss of messages the contract recovers from by itself. What it does not, only the end of the
-/// stream it travelled on makes good, and a stream that lives loses none of it.
-enum ContractReach {
-    /// Whether an order to compute may be lost.
-    static let losesOrders = false
-    /// Whether what a node says may be lost, and overtake what it said before.
-    static let losesAnswers = false
 }

@@ -13,6 +13,7 @@ extension World {
         case .cancel(let id): perform(node.handoffs.cancel(id, pool: &node.pool), index)
         case .reclaim(let id): perform(node.handoffs.reclaim(id, pool: &node.pool), index)
         case .fence(let id): perform(node.handoffs.fence(id, pool: &node.pool), index)
+        case .query(let id): perform(node.handoffs.query(id), index)
         case .listHandoffs:
             let open = node.handoffs.open.filter { $0.router == router || node.host.links[$0.router] == nil }
             send(.openHandoffs(open), from: node.host.seat, to: router)
@@ -25,7 +26,7 @@ extension World {
         while node.pool.counts.free < pages, let slot = node.cached.popLast() { node.pool.evict(slot) }
     }
 
-    func perform(_ actions: [DecodeAction], _ index: Int, generated: Int? = nil) {
+    func perform(_ actions: [DecodeAction], _ index: Int) {
         let node = decodes[index]
         let seat = node.host.seat
         mix(UInt64(actions.count))
@@ -55,8 +56,8 @@ extension World {
                 freed(id, kind, node)
                 send(.reclaimed(id, kind), from: seat, to: id.router)
             case .sendFailed(let id, let why): send(.failed(id, why), from: seat, to: id.router)
-            case .sendFinished(let id): send(.finished(id, tokens: generated), from: seat, to: id.router)
-            case .repeatFinished(let id): send(.finished(id, tokens: nil), from: seat, to: id.router)
+            case .sendFinished(let id, let end), .repeatFinished(let id, let end):
+                send(.finished(id, end), from: seat, to: id.router)
             case .setDeadline(let deadline, let id): setDeadline(seat, deadline, id)
             case .clearDeadline(let deadline, let id): clearDeadline(seat, deadline, id)
             case .settled(let id): node.orders[id] = nil
@@ -143,8 +144,9 @@ extension World {
         }
         if sequence.isCancelled || sequence.next >= sequence.end {
             leaveSequence(sequence, id, node)
-            let count = sequence.isCancelled ? nil : sequence.next - sequence.start
-            return perform(node.handoffs.finished(id), index, generated: count)
+            let reason = sequence.isCancelled ? SequenceEnd.Reason.cancelled : .length
+            let end = SequenceEnd(reason, tokens: sequence.next - sequence.start)
+            return perform(node.handoffs.finished(id, end), index)
         }
         let run = draw(.requests) { min($0.between(1, 3), sequence.end - sequence.next) }
         send(.tokens(id, first: sequence.next, count: run), from: node.host.seat, to: id.router)

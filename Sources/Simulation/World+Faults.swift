@@ -42,13 +42,13 @@ extension World {
             $0.isPaused = false
             $0.held = []
         }
-        for id in host.links.values.sorted() {
-            if seat.role == .router {
+        for id in sessions.indices {
+            if sessions[id].router == host.incarnation {
                 sessions[id].isRouterOpen = false
-                hearOfLoss(.nodeSideLost(session: id), sessions[id].node, from: seat)
-            } else {
+                if sessions[id].isNodeOpen { hearOfLoss(.nodeSideLost(session: id), sessions[id].node, from: seat) }
+            } else if sessions[id].node == host.incarnation {
                 sessions[id].isNodeOpen = false
-                hearOfLoss(.routerSideLost(session: id), sessions[id].router, from: seat)
+                if sessions[id].isRouterOpen { hearOfLoss(.routerSideLost(session: id), sessions[id].router, from: seat) }
             }
         }
         for index in lanes.indices {

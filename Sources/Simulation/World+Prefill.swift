@@ -9,6 +9,7 @@ extension World {
             perform(node.handoffs.prefill(terms, pages: terms.slots.count), index)
         case .release(let id): perform(node.handoffs.release(id), index)
         case .cancel(let id): perform(node.handoffs.cancel(id), index)
+        case .query(let id): perform(node.handoffs.query(id), index)
         case .listHandoffs:
             // What a router before this one left behind is listed too, but nothing of one that is attached.
             let open = node.handoffs.open.filter { $0.router == router || node.host.links[$0.router] == nil }
@@ -32,6 +33,7 @@ extension World {
                 if node.drained.contains(batch.handoff) { violate("4: \(batch.handoff.text) posts after its Drained") }
                 post(.batch(batch), lane, index)
             case .postCompletion(let lane, let terms): post(.completion(terms), lane, index)
+            case .sendAccepted(let id): send(.accepted(id), from: seat, to: id.router)
             case .sendWritten(let id, _): send(.written(id), from: seat, to: id.router)
             case .sendDrained(let id, let posted, let completed):
                 node.drained.insert(id)

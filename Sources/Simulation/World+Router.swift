@@ -77,9 +77,12 @@ extension World {
             mark(.refusedGrant, id)
             perform(process.ledger.refused(id, reason, from: node), router)
         case .sealed(let id): perform(process.ledger.sealed(id, from: node), router)
-        case .finished(let id, let tokens):
+        case .finished(let id, let end):
+            // What was cut short has no whole.
+            let tokens = end.reason == .cancelled ? nil : end.tokens
             perform(process.ledger.finished(id, tokens: tokens, from: node), router)
         case .reclaimed(let id, let kind): perform(process.ledger.reclaimed(id, kind, from: node), router)
+        case .accepted(let id): perform(process.ledger.accepted(id, from: node), router)
         case .written(let id): perform(process.ledger.written(id, from: node), router)
         case .drained(let id, let posted, let completed):
             perform(process.ledger.drained(id, posted: posted, completed: completed, from: node), router)
@@ -128,6 +131,7 @@ extension World {
             case .sendCancel(let id, let node): send(.cancel(id), from: router, to: node)
             case .sendReclaim(let id, let node): send(.reclaim(id), from: router, to: node)
             case .sendFence(let id, let node): send(.fence(id), from: router, to: node)
+            case .sendQuery(let id, let node): send(.query(id), from: router, to: node)
             case .deliver(let id, let outcome): reached(id, outcome, router)
             case .settled(let id):
                 trace(seat, "\(id.text) is settled")
