@@ -171,17 +171,24 @@ package struct HandoffLedger: ~Copyable {
         }
     }
 
-    /// A node said which handoffs it has open; those this router does not know are ended. Handoffs of other
-    /// routers are left alone.
+    /// A node said which handoffs it has open; those this router does not know are ended, and so are those whose leg
+    /// on this node it had written off with the node. Handoffs of other routers are left alone.
     package mutating func nodeAttached(
         _ node: Incarnation, open handoffs: [HandoffID], isDecode: Bool
     ) -> [LedgerAction] {
-        handoffs.filter { $0.router == router && table[$0] == nil }.flatMap { handoff in
+        handoffs.filter { $0.router == router && !isExpected($0, on: node, isDecode) }.flatMap { handoff in
             unknown(isDecode ? .sendFence(handoff, to: node) : .sendCancel(handoff, to: node))
         }
     }
 
     // MARK: Private
+
+    /// Whether a row still counts on this node's leg of the handoff.
+    private func isExpected(_ handoff: HandoffID, on node: Incarnation, _ isDecode: Bool) -> Bool {
+        guard let box = table[handoff] else { return false }
+        if isDecode { return box.value.decode == node && box.value.phase != .releasing }
+        return box.value.prefill == node && !box.value.prefillSettled
+    }
 
     private mutating func unknown(_ action: LedgerAction) -> [LedgerAction] {
         counters.stale += 1
