@@ -4,7 +4,6 @@ package enum BrokenRule: String, CaseIterable, Sendable {
     // The slot pool and the decode node.
     case freeOnTimeout, generationKept, grantFromQuarantine, reserveGrantsTwice, laneReusedUnsettled
     case reclaimWithoutLane, quarantineWithoutEnd, otherGenerationsCompleted, staleCompletion, digestsIgnored
-    case abortedSealStands
     case decodeEndsOthers
     // The prefill node.
     case drainedBeforeCompletions, unpinnedEarly, answerOfAnotherUse, startsAfterCancel, laneDrainWithoutEnd
@@ -16,8 +15,8 @@ package enum BrokenRule: String, CaseIterable, Sendable {
     case fenceReportedEarly, unguardedLane, acknowledgedWhenSent, recordOvertakesWrites
 
     #if BATON_MUTANTS
-        /// The rule that is broken in this task.
-        @TaskLocal package static var current: BrokenRule?
+    /// The rule that is broken in this task.
+    @TaskLocal package static var current: BrokenRule?
     #endif
 }
 
@@ -25,8 +24,8 @@ package enum BrokenRule: String, CaseIterable, Sendable {
 @inline(__always)
 package func isBroken(_ rule: BrokenRule) -> Bool {
     #if BATON_MUTANTS
-        BrokenRule.current == rule
+    BrokenRule.current == rule
     #else
-        false
+    false
     #endif
 }

@@ -100,7 +100,7 @@ package struct DecodeHandoffs: ~Copyable {
     package mutating func completion(
         _ lane: LaneID, _ epoch: LaneEpoch, _ record: CompletionRecord, pool: inout SlotPool
     ) -> [DecodeAction] {
-        guard let use = lanes[lane], use.epoch == epoch, let user = use.user else {
+        guard let use = lanes[lane], use.epoch == epoch || isBroken(.staleCompletion), let user = use.user else {
             counters.stale += 1
             return []
         }
@@ -122,7 +122,9 @@ package struct DecodeHandoffs: ~Copyable {
     ) -> [DecodeAction] {
         if let answer = repeatedReserve(handoff) { return answer }
         if let reason = refusal(pages: pages, pool: pool) { return refuse(handoff, reason) }
-        let idle = lanes.filter { $0.value.peer == prefill && $0.value.user == nil && !$0.value.closing }
+        let idle = lanes.filter {
+            $0.value.peer == prefill && ($0.value.user == nil || isBroken(.laneReusedUnsettled)) && !$0.value.closing
+        }
         guard let lane = idle.keys.min(), var use = lanes[lane] else { return refuse(handoff, .noLane) }
         guard let grant = pool.grant(pages, to: handoff) else { return refuse(handoff, .noPages) }
         use.epoch = use.epoch.next
@@ -165,7 +167,8 @@ package struct DecodeHandoffs: ~Copyable {
 
     /// Nobody will read or reclaim this router's handoffs any more: fence what is not sealed, end what is.
     package mutating func routerLost(_ router: Incarnation, pool: inout SlotPool) -> [DecodeAction] {
-        open.filter { $0.router == router }.flatMap { handoff in
+        if isBroken(.routerLossIgnored) { return [] }
+        return open.filter { $0.router == router || isBroken(.decodeEndsOthers) }.flatMap { handoff in
             apply(handoff) { $0.abort(.fence, pool: &pool, counters: &$1) }
         }
     }
@@ -177,6 +180,8 @@ package struct DecodeHandoffs: ~Copyable {
         guard deadline == .drainBudget, let phase = handoffs[handoff]?.value.phase,
             phase == .draining || phase == .unbinding
         else { return [] }
+        if isBroken(.quarantineWithoutEnd) { return [] }
+        if isBroken(.freeOnTimeout) { return apply(handoff) { $0.laneClosed(pool: &pool, counters: &$1) } }
         return apply(handoff) { $0.abort(.fence, pool: &pool, counters: &$1) }
     }
 
@@ -211,7 +216,7 @@ package struct DecodeHandoffs: ~Copyable {
 
     /// The answer to a Reserve of a handoff that is known already.
     private mutating func repeatedReserve(_ handoff: HandoffID) -> [DecodeAction]? {
-        if let machine = handoffs[handoff] {
+        if let machine = handoffs[handoff], !isBroken(.reserveGrantsTwice) {
             counters.duplicates += 1
             return machine.value.phase == .granted ? [.sendGrant(machine.value.terms)] : []
         }

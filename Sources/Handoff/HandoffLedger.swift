@@ -176,7 +176,8 @@ package struct HandoffLedger: ~Copyable {
     package mutating func nodeAttached(
         _ node: Incarnation, open handoffs: [HandoffID], isDecode: Bool
     ) -> [LedgerAction] {
-        handoffs.filter { $0.router == router && !isExpected($0, on: node, isDecode) }.flatMap { handoff in
+        if isBroken(.notReconciled) { return [] }
+        return handoffs.filter { $0.router == router && !isExpected($0, on: node, isDecode) }.flatMap { handoff in
             unknown(isDecode ? .sendFence(handoff, to: node) : .sendCancel(handoff, to: node))
         }
     }
@@ -198,7 +199,7 @@ package struct HandoffLedger: ~Copyable {
     private mutating func fromDecode(
         _ handoff: HandoffID, _ node: Incarnation, _ event: (inout LedgerRow, inout HandoffCounters) -> [LedgerAction]
     ) -> [LedgerAction] {
-        if let box = table[handoff], box.value.decode != node {
+        if let box = table[handoff], box.value.decode != node, !isBroken(.otherIncarnationBelieved) {
             counters.peerFaults += 1
             return []
         }
@@ -208,7 +209,7 @@ package struct HandoffLedger: ~Copyable {
     private mutating func fromPrefill(
         _ handoff: HandoffID, _ node: Incarnation, _ event: (inout LedgerRow, inout HandoffCounters) -> [LedgerAction]
     ) -> [LedgerAction] {
-        if let box = table[handoff], box.value.prefill != node {
+        if let box = table[handoff], box.value.prefill != node, !isBroken(.otherIncarnationBelieved) {
             counters.peerFaults += 1
             return []
         }

@@ -53,7 +53,8 @@ package struct Coverage: Sendable, Equatable {
     package static func whyNot(_ fault: Fault, _ place: Place) -> String? {
         switch fault {
         case .refusedGrant:
-            return only(["router.reserving", "router.reclaiming", "router.releasing"], place, "a refusal answers a Reserve")
+            return only(
+                ["router.reserving", "router.reclaiming", "router.releasing"], place, "a refusal answers a Reserve")
         case .digestMismatch:
             return only(["decode.verifying"], place, "digests are compared in this phase alone")
         case .computeFailed:

@@ -86,7 +86,8 @@ struct Gate {
         guard let bound, batch.handoff == bound.handoff, batch.epoch == bound.epoch else { return false }
         var next = landed
         for range in batch.ranges {
-            guard range.page < bound.slots.count, bound.slots[range.page] == range.target, range.offset == next[range.page]
+            guard range.page < bound.slots.count, bound.slots[range.page] == range.target,
+                range.offset == next[range.page]
             else { return false }
             next[range.page] += range.length
         }

@@ -81,6 +81,13 @@ package struct Scenario: Sendable {
         if let until = overrides.until { self.until = until }
     }
 
+    /// One line for people.
+    package var description: String {
+        "\(routers) routers, \(prefills) prefill and \(decodes) decode nodes, \(slots) slots, \(lanesPerPair) lanes per pair, "
+            + "\(layers) layers, \(requests) requests of up to \(pagesMax) pages and \(tokensMax) tokens; faults: "
+            + (faults.isEmpty ? "none" : faults.map(\.rawValue).joined(separator: ", "))
+    }
+
     /// The kinds of faults the run has, in a fixed order.
     package var faults: [Fault] { rates.keys.sorted() }
 }

@@ -43,7 +43,9 @@ extension World {
         if let open = mine.links[routers[router].host.incarnation], sessions[open].isRouterOpen { return }
         let openAt = max(cuts.end(.control, node, seat), cuts.end(.control, seat, node))
         guard host(seat).isUp, openAt <= now else {
-            plan(.dial(node: node, router: router), on: node, in: draw(.control) { $0.time(.milliseconds(50), .milliseconds(500)) })
+            plan(
+                .dial(node: node, router: router), on: node,
+                in: draw(.control) { $0.time(.milliseconds(50), .milliseconds(500)) })
             return
         }
         sessions.append(Session(router: host(seat).incarnation, node: mine.incarnation))
@@ -72,7 +74,9 @@ extension World {
     func accepted(_ id: Int) {
         let session = sessions[id]
         let node = seat(of: session.node)
-        guard session.isRouterOpen else { return plan(.dial(node: node, router: seat(of: session.router).index), on: node, in: .milliseconds(100)) }
+        guard session.isRouterOpen else {
+            return plan(.dial(node: node, router: seat(of: session.router).index), on: node, in: .milliseconds(100))
+        }
         if let older = host(node).links[session.router] { sessions[older].isNodeOpen = false }
         change(node) { $0.links[session.router] = id }
         sessions[id].isNodeOpen = true
@@ -178,18 +182,19 @@ extension World {
         sessions[id].lastToNode = last
         trace(
             process.host.seat,
-            "→ \(seat(of: node)) \(TraceText.text(message))\(times.isEmpty ? " (lost)" : times.count > 1 ? " (twice)" : "")")
+            "→ \(seat(of: node)) \(TraceText.text(message))\(times.isEmpty ? " (lost)" : times.count > 1 ? " (twice)" : "")"
+        )
         for time in times { plan(.toNode(session: id, message), in: node, at: time) }
     }
 
-    /// What the ledger says again until it is answered. What it orders about handoffs it has no row of, and the
-    /// list it asks for, is not: a stream that loses such a message is at its end.
+    /// What the ledger says again until it is answered. The list it asks for when a node attaches, and what it
+    /// orders about handoffs it has no row of, are said once: a stream that loses one of these is at its end.
     private func mayBeLost(_ message: ToNode, _ router: RouterProcess) -> Bool {
         switch message {
         case .listHandoffs: false
         case .reserve, .prefill, .query: true
         case .release(let id), .cancel(let id), .reclaim(let id), .fence(let id):
-            router.ledger.rows.contains { $0.id == id }
+            !isReconciling && router.ledger.rows.contains { $0.id == id }
         }
     }
 
@@ -202,7 +207,8 @@ extension World {
         sessions[id].lastToRouter = last
         trace(
             node,
-            "→ \(seat(of: router)) \(TraceText.text(message))\(times.isEmpty ? " (lost)" : times.count > 1 ? " (twice)" : "")")
+            "→ \(seat(of: router)) \(TraceText.text(message))\(times.isEmpty ? " (lost)" : times.count > 1 ? " (twice)" : "")"
+        )
         for time in times {
             plan(.toRouter(session: id, from: mine.incarnation, message), in: sessions[id].router, at: time)
         }

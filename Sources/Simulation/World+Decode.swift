@@ -34,6 +34,7 @@ extension World {
             if let text = TraceText.text(action) { trace(seat, text) }
             switch action {
             case .bindLane(let terms):
+                count { $0.handoffs += 1 }
                 violate(node.shadow.grant(terms, readers: node.sequences))
                 bind(terms, node)
             case .unbindLane(let id, let lane, let epoch): unbind(id, lane, epoch, index)

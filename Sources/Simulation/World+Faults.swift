@@ -48,7 +48,9 @@ extension World {
                 if sessions[id].isNodeOpen { hearOfLoss(.nodeSideLost(session: id), sessions[id].node, from: seat) }
             } else if sessions[id].node == host.incarnation {
                 sessions[id].isNodeOpen = false
-                if sessions[id].isRouterOpen { hearOfLoss(.routerSideLost(session: id), sessions[id].router, from: seat) }
+                if sessions[id].isRouterOpen {
+                    hearOfLoss(.routerSideLost(session: id), sessions[id].router, from: seat)
+                }
             }
         }
         for index in lanes.indices {
@@ -66,7 +68,9 @@ extension World {
                 hearOfClosing(index)
             }
         }
-        if seat.role == .router { count { $0.add("requests lost with their router", routers[seat.index].requests.count) } }
+        if seat.role == .router {
+            count { $0.add("requests lost with their router", routers[seat.index].requests.count) }
+        }
         plan(.restart(seat), in: draw(.faults) { $0.time(.milliseconds(1), .seconds(6)) })
     }
 
@@ -81,7 +85,9 @@ extension World {
             routers[seat.index] = RouterProcess(fresh)
             routers[seat.index].arrived = arrived
             for node in nodeSeats where host(node).isUp {
-                plan(.dial(node: node, router: seat.index), on: node, in: draw(.control) { $0.time(.milliseconds(1), .milliseconds(200)) })
+                plan(
+                    .dial(node: node, router: seat.index), on: node,
+                    in: draw(.control) { $0.time(.milliseconds(1), .milliseconds(200)) })
             }
         case .prefill:
             prefills[seat.index] = PrefillProcess(fresh, scenario, shape: shape)
@@ -92,7 +98,9 @@ extension World {
         }
         guard seat.role != .router else { return }
         for router in routers.indices {
-            plan(.dial(node: seat, router: router), on: seat, in: draw(.control) { $0.time(.milliseconds(1), .milliseconds(200)) })
+            plan(
+                .dial(node: seat, router: router), on: seat,
+                in: draw(.control) { $0.time(.milliseconds(1), .milliseconds(200)) })
         }
     }
 

@@ -76,7 +76,9 @@ extension World {
     func post(_ item: Lane.Posted, _ key: LaneKey, _ prefill: Int) {
         let own = prefills[prefill].host.incarnation
         // A lane that is closing takes nothing; the machine hears of its end soon.
-        guard let index = lanes.lastIndex(where: { $0.key == key && $0.prefill == own && $0.isSenderOpen }) else { return }
+        guard let index = lanes.lastIndex(where: { $0.key == key && $0.prefill == own && $0.isSenderOpen }) else {
+            return
+        }
         lanes[index].posted.append(item)
         planSend(index)
     }
@@ -119,7 +121,8 @@ extension World {
     private func readSource(_ batch: WriteBatch, _ node: PrefillProcess) {
         for range in batch.ranges {
             if node.pool.state(of: range.source) != .inUse {
-                return violate("4: a write of \(batch.handoff.text) reads source slot \(range.source.index), which was let go")
+                return violate(
+                    "4: a write of \(batch.handoff.text) reads source slot \(range.source.index), which was let go")
             }
             let tag = Tag(handoff: batch.handoff, page: range.page)
             for layer in layers(range) where node.memory[Int(range.source.index)][layer] != tag {
@@ -257,7 +260,9 @@ extension World {
     func fence(_ id: LaneID, _ node: DecodeProcess) {
         guard let index = node.lanes[id], lanes[index].isReceiverOpen, !lanes[index].isFencing else { return }
         lanes[index].isFencing = true
-        plan(.receiverLeaves(lane: index), in: lanes[index].decode, at: now + draw(.fabric) { $0.time(.microseconds(50), World.fenceMax) })
+        plan(
+            .receiverLeaves(lane: index), in: lanes[index].decode,
+            at: now + draw(.fabric) { $0.time(.microseconds(50), World.fenceMax) })
         if isBroken(.fenceReportedEarly) { plan(.receiverLeft(lane: index), in: lanes[index].decode, at: now) }
     }
 

@@ -14,8 +14,10 @@ extension World {
             return
         }
         let (gap, pages, tokens) = draw(.requests) { random in
-            (random.time(.microseconds(100), scenario.arrivalMax), random.between(1, scenario.pagesMax),
-             random.between(1, scenario.tokensMax))
+            (
+                random.time(.microseconds(100), scenario.arrivalMax), random.between(1, scenario.pagesMax),
+                random.between(1, scenario.tokensMax)
+            )
         }
         plan(.arrive(router: router), in: gap)
         process.arrived += 1
@@ -58,7 +60,6 @@ extension World {
         request.current = id
         process.requests[number] = request
         pairs[id] = Pair(router: router, prefill: prefill, decode: decode)
-        count { $0.handoffs += 1 }
         trace(process.host.seat, "attempt \(id.text) on \(prefillSeat) and \(decodeSeat)")
         perform(process.ledger.open(id, prefill: prefill, decode: decode, delivered: request.delivered), router)
         // A client may leave at any time; it does so more often than other faults strike.
@@ -90,7 +91,9 @@ extension World {
         case .tokens(let id, let first, let count): tokens(id, first, count, from: node, router)
         case .openHandoffs(let open):
             let isDecode = seat(of: node).role == .decode
+            isReconciling = true
             perform(process.ledger.nodeAttached(node, open: open, isDecode: isDecode), router)
+            isReconciling = false
         }
     }
 
@@ -159,7 +162,10 @@ extension World {
             }
             return end(router, id.request, "completed")
         case .cancelled: return end(router, id.request, "cancelled")
-        case .refused(let reason): if !reason.isTransient { return end(router, id.request, "failed") }
+        case .refused(let reason):
+            if !reason.isTransient { return end(router, id.request, "failed") }
+            let backoff = draw(.control) { $0.time(.milliseconds(20), .seconds(1)) }
+            return plan(.attempt(router: router, request: id.request), on: process.host.seat, in: backoff)
         case .failed(let why):
             process.requests[id.request]?.failures += 1
             if request.delivered >= request.tokens { return end(router, id.request, "completed") }

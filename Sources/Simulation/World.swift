@@ -21,6 +21,8 @@ package final class World {
     var pairs: [HandoffID: Pair] = [:]
     /// The session over which a process that got a message by mistake answers it.
     var answersOver: Int?
+    /// What is sent answers a node's list of open handoffs.
+    var isReconciling = false
     /// While requests arrive, and a little longer.
     var faultsBegin = true
     var arrivalsEnded = 0
