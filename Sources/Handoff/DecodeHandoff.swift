@@ -35,12 +35,15 @@ enum DecodeSettlement: Sendable, Equatable {
     case finished(SequenceEnd)
     /// The sequence was started and could not be run.
     case failed(HandoffFailure)
+    /// Nothing was ever promised.
+    case refused(RefusalReason)
 
     /// What the router is told, again and again.
     func answer(_ handoff: HandoffID) -> [DecodeAction] {
         switch self {
         case .reclaimed(let kind): [.sendReclaimed(handoff, kind)]
         case .finished(let end): [.repeatFinished(handoff, end)]
+        case .refused(let reason): [.sendRefused(handoff, reason)]
         case .failed(let failure):
             [.sendFailed(handoff, failure), .repeatFinished(handoff, SequenceEnd(.cancelled, tokens: 0))]
         }

@@ -111,7 +111,11 @@ package struct DecodeHandoffs: ~Copyable {
     package mutating func digestsVerified(
         _ handoff: HandoffID, matching: Bool, pool: inout SlotPool
     ) -> [DecodeAction] {
-        apply(handoff) { $0.digestsVerified(matching: matching, pool: &pool, counters: &$1) }
+        let actions = apply(handoff) { $0.digestsVerified(matching: matching, pool: &pool, counters: &$1) }
+        guard let box = handoffs[handoff], box.value.phase == .fencing, lanes[box.value.terms.lane] == nil
+        else { return actions }
+        // The lane closed while the digests were compared: it is fenced, and nobody would say so again.
+        return actions + apply(handoff) { $0.laneClosed(pool: &pool, counters: &$1) }
     }
 
     // MARK: The router
@@ -209,8 +213,10 @@ package struct DecodeHandoffs: ~Copyable {
         return handoffs.count >= limits.openMax ? .busy : nil
     }
 
+    /// For good: a repeated Reserve that came after its refusal would be granted what nobody waits for.
     private mutating func refuse(_ handoff: HandoffID, _ reason: RefusalReason) -> [DecodeAction] {
         counters.refusals[reason, default: 0] += 1
+        settled.remember(handoff, .refused(reason))
         return [.sendRefused(handoff, reason)]
     }
 
@@ -233,7 +239,10 @@ package struct DecodeHandoffs: ~Copyable {
         _ handoff: HandoffID, _ kind: DecodeHandoff.Abort, pool: inout SlotPool
     ) -> [DecodeAction] {
         if handoffs[handoff] != nil { return apply(handoff) { $0.abort(kind, pool: &pool, counters: &$1) } }
-        if let answer = repeatSettlement(handoff) { return answer }
+        switch settled[handoff] {
+        case .refused, nil: break
+        case .reclaimed, .finished, .failed: return repeatSettlement(handoff) ?? []
+        }
         // It overtook its Reserve, or the Reserve was refused. Nothing was ever promised, so nothing can be
         // written; and nothing may be promised from now on.
         settled.remember(handoff, .reclaimed(.drained))
