@@ -54,7 +54,16 @@ package struct Coverage: Sendable, Equatable {
         switch fault {
         case .refusedGrant:
             return only(
-                ["router.reserving", "router.reclaiming", "router.releasing"], place, "a refusal answers a Reserve")
+                ["router.reserving", "router.reclaiming"], place,
+                "a refusal answers a Reserve and is final: nothing is granted or ordered behind it")
+        case .strayWrite:
+            return only(
+                ["decode.granted", "decode.draining"], place,
+                "the lane turns it away where it has a user; before and after, the lane is nobody's")
+        case .wrongRecord:
+            return only(
+                ["decode.granted", "decode.draining"], place,
+                "the decode node judges it, while a completion record is awaited")
         case .digestMismatch:
             return only(["decode.verifying"], place, "digests are compared in this phase alone")
         case .computeFailed:
@@ -73,13 +82,17 @@ package struct Coverage: Sendable, Equatable {
 /// Taking the marks.
 extension World {
     /// A fault that strikes one handoff, in all its places.
-    func mark(_ fault: Fault, _ handoff: HandoffID) {
+    func mark(_ fault: Fault, _ handoff: HandoffID, only role: Seat.Role? = nil) {
         guard let pair = pairs[handoff] else { return }
-        markRows(fault, router: routers[pair.router]) { $0 == handoff }
+        if role ?? .router == .router { markRows(fault, router: routers[pair.router]) { $0 == handoff } }
         let prefill = seat(of: pair.prefill).index
         let decode = seat(of: pair.decode).index
-        if isAlive(pair.prefill) { markRows(fault, prefill: prefills[prefill]) { $0 == handoff } }
-        if isAlive(pair.decode) { markRows(fault, decode: decodes[decode]) { $0 == handoff } }
+        if role ?? .prefill == .prefill, isAlive(pair.prefill) {
+            markRows(fault, prefill: prefills[prefill]) { $0 == handoff }
+        }
+        if role ?? .decode == .decode, isAlive(pair.decode) {
+            markRows(fault, decode: decodes[decode]) { $0 == handoff }
+        }
     }
 
     /// A fault that strikes a process, or its link to one router: every handoff it has a part in, in all its places.

@@ -22,6 +22,8 @@ package enum Fault: String, CaseIterable, Sendable, Comparable {
     case digestMismatch = "digest-mismatch"
     /// A completion record that names another generation of a slot.
     case wrongRecord = "wrong-record"
+    /// A record of an earlier use comes again on a lane that another handoff has now.
+    case strayWrite = "stray-write"
     case computeFailed = "compute-failed"
     case sequenceFailed = "sequence-failed"
     case messageLost = "message-lost"
@@ -37,7 +39,8 @@ package enum Fault: String, CaseIterable, Sendable, Comparable {
 
     /// Those that strike a process, a path or a lane at a moment of the schedule's choosing.
     static let scheduled: [Fault] = [
-        .prefillCrash, .decodeCrash, .routerCrash, .prefillPause, .decodePause, .routerPause, .streamBroken,
+        .clientLeaves, .prefillCrash, .decodeCrash, .routerCrash, .prefillPause, .decodePause, .routerPause,
+        .streamBroken,
         .leaseEnded, .controlCutToNode, .controlCutToRouter, .dataCutForward, .dataCutBackward, .slowLane, .laneReset,
     ]
 }

@@ -26,7 +26,11 @@ struct Lane {
     // The prefill node's end.
     var posted: [Posted] = []
     var isSenderOpen = true
+    /// Its machine went dark: nothing tells the other end.
+    var isSenderDark = false
     var isSendPlanned = false
+    /// The last record of each of the last two uses.
+    var sent: [WriteBatch] = []
     // Between.
     var wire: [Item] = []
     var answers: [Answer] = []
@@ -111,6 +115,9 @@ struct Gate {
         bound = nil
         isLanding = false
     }
+
+    /// The handoff that may write on the lane.
+    var user: HandoffID? { bound?.handoff }
 
     /// Whether a write of this handoff could still land.
     func lets(_ handoff: HandoffID) -> Bool { bound?.handoff == handoff }

@@ -18,6 +18,8 @@ package struct Report: Sendable {
     package private(set) var totals: [String: Int] = [:]
     package private(set) var coverage = Coverage()
     package private(set) var failures: [Failure] = []
+    /// Over the runs in their order: two processes that ran the same seeds have the same.
+    package private(set) var hash: UInt64 = 0
     /// The seed whose end has not been read yet.
     package private(set) var running: UInt64?
 
@@ -30,6 +32,7 @@ package struct Report: Sendable {
         simulated += result.simulated
         totals.merge(result.totals, uniquingKeysWith: +)
         coverage.add(result.coverage)
+        hash = (hash &* 0x100_0000_01B3) ^ result.hash
         if let violation = result.violation { failures.append(Failure(seed: seed, violation: violation)) }
     }
 
@@ -50,7 +53,7 @@ package struct Report: Sendable {
     package static func beginning(of seed: UInt64) -> String { "begin\t\(seed)" }
 
     package var lines: [String] {
-        ["runs\t\(runs)\t\(handoffs)\t\(steps)\t\(simulated.microseconds)"]
+        ["runs\t\(runs)\t\(handoffs)\t\(steps)\t\(simulated.microseconds)\t\(hash)"]
             + totals.keys.sorted().map { "total\t\($0)\t\(totals[$0] ?? 0)" }
             + coverage.counts.map {
                 "mark\t\($0.key.fault.rawValue)\t\($0.key.place.machine)\t\($0.key.place.phase)\t\($0.value)"
@@ -63,11 +66,12 @@ package struct Report: Sendable {
         let parts = line.split(separator: "\t", maxSplits: 5).map(String.init)
         switch (parts.first, parts.count) {
         case ("begin", 2): running = UInt64(parts[1])
-        case ("runs", 5):
+        case ("runs", 6):
             runs += Int(parts[1]) ?? 0
             handoffs += Int(parts[2]) ?? 0
             steps += Int(parts[3]) ?? 0
             simulated += .microseconds(Int(parts[4]) ?? 0)
+            hash = UInt64(parts[5]) ?? 0
             running = nil
         case ("total", 3): totals[parts[1], default: 0] += Int(parts[2]) ?? 0
         case ("mark", 5):

@@ -54,7 +54,7 @@ package struct Scenario: Sendable {
         lanesPerPair = random.between(1, 4)
         layers = random.between(1, 4)
         requests = random.between(24, 110)
-        tokensMax = random.between(1, 12)
+        tokensMax = random.chance(oneIn: 4) ? 80 : random.between(1, 12)
         arrivalMax = random.time(.microseconds(500), .milliseconds(200))
         latencyMax = random.time(.microseconds(100), .milliseconds(40))
         computeMax = random.time(.microseconds(100), .milliseconds(30))

@@ -33,18 +33,18 @@ struct ShadowMemory {
     mutating func grant(_ terms: GrantTerms, readers: [HandoffID: DecodeProcess.Sequence]) -> String? {
         let id = terms.handoff
         if let other = grants.first(where: { $0.terms.handoff == id }) {
-            return "1: \(id) is granted twice: \(other.terms.slots) and \(terms.slots)"
+            return "1: \(id.text) is granted twice: \(TraceText.text(other.terms)) and \(TraceText.text(terms))"
         }
         if let other = grants.first(where: { $0.terms.lane == terms.lane }) {
-            return "1: lane \(terms.lane.value) is given to \(id) while \(other.terms.handoff) is unsettled"
+            return "1: lane \(terms.lane.value) is given to \(id.text) while \(other.terms.handoff.text) is unsettled"
         }
         for slot in terms.slots {
             if let other = grants.first(where: { $0.terms.slots.contains { $0.index == slot.index } }) {
                 let state = other.quarantined == nil ? "writable by" : "in quarantine for"
-                return "1: slot \(slot.index) is granted to \(id) while it is \(state) \(other.terms.handoff)"
+                return "1: slot \(slot.index) is granted to \(id.text) while it is \(state) \(other.terms.handoff.text)"
             }
             if readers.contains(where: { $0.value.slots.contains { $0.index == slot.index } }) {
-                return "1: slot \(slot.index) is granted to \(id) while a sequence reads it"
+                return "1: slot \(slot.index) is granted to \(id.text) while a sequence reads it"
             }
             guard slot.generation.value > lastGeneration[Int(slot.index)] else {
                 return "1: slot \(slot.index) is granted at generation \(slot.generation.value) again"
@@ -58,7 +58,7 @@ struct ShadowMemory {
     /// The node's own use.
     mutating func lease(_ slot: SlotRef) -> String? {
         if let other = grants.first(where: { $0.terms.slots.contains { $0.index == slot.index } }) {
-            return "1: slot \(slot.index) is leased while \(other.terms.handoff) may write it"
+            return "1: slot \(slot.index) is leased while \(other.terms.handoff.text) may write it"
         }
         guard slot.generation.value > lastGeneration[Int(slot.index)] else {
             return "1: slot \(slot.index) is leased at generation \(slot.generation.value) again"
@@ -72,7 +72,8 @@ struct ShadowMemory {
         let owner = grants.first { $0.terms.handoff == tag.handoff && $0.terms.slots.contains(target) }
         for layer in layers { contents[Int(target.index)][layer] = tag }
         if owner != nil { return nil }
-        return "1: a write of \(tag.handoff) lands in slot \(target.index), generation \(target.generation.value), "
+        return
+            "1: a write of \(tag.handoff.text) lands in slot \(target.index), generation \(target.generation.value), "
             + "which it may not write"
     }
 
@@ -81,8 +82,10 @@ struct ShadowMemory {
         for (page, slot) in slots.enumerated() {
             let wanted = Tag(handoff: handoff, page: page)
             if let other = contents[Int(slot.index)].first(where: { $0 != wanted }) {
-                let found = other.map { "\($0)" } ?? "nothing"
-                return "2: page \(page) of \(handoff) is read and holds \(found)"
+                let found = other.map {
+                    "\($0.isCorrupt ? "corrupt bytes" : "page \($0.page)") of \($0.handoff.text)"
+                }
+                return "2: page \(page) of \(handoff.text) is read and holds \(found ?? "nothing")"
             }
         }
         return nil

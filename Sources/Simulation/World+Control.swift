@@ -140,8 +140,8 @@ extension World {
     }
 
     /// One end is closed; the other hears of it, or finds out when nothing is heard for a lease.
-    func hearOfLoss(_ event: Event, _ hearer: Incarnation, from teller: Seat) {
-        let cutEnd = cuts.end(.control, teller, seat(of: hearer))
+    func hearOfLoss(_ event: Event, _ hearer: Incarnation, from teller: Seat, _ isDark: Bool = false) {
+        let cutEnd = isDark ? now + World.lease : cuts.end(.control, teller, seat(of: hearer))
         let heard = max(now, min(cutEnd, now + World.lease)) + latency()
         plan(event, in: hearer, at: heard)
     }
@@ -235,13 +235,16 @@ extension World {
         received(message, router, from: from)
     }
 
+    var isMisdelivering: Bool { scenario.rates[.messageMisdelivered] != nil }
+
     /// The process a message was for is dead. By a fault it reaches the one behind the same name, which answers the
-    /// way it came. A reservation does not: streams are opened by one incarnation and name it.
+    /// way it came.
     func misdeliver(_ event: Event, to dead: Incarnation) {
         guard case .toNode(let id, let message) = event, let handoff = message.handoff else { return }
-        if case .reserve = message { return }
         let node = seat(of: dead)
-        guard isRunning(node), sessions[id].isRouterOpen, strikes(.messageMisdelivered) else { return }
+        guard isRunning(node), sessions[id].isRouterOpen, faultsBegin, isMisdelivering,
+            draw(.targets, { $0.chance(oneIn: 2) })
+        else { return }
         mark(.messageMisdelivered, handoff)
         answersOver = id
         deliver(message, to: node, from: sessions[id].router)

@@ -43,7 +43,9 @@ extension World {
                 fence(lane, node)
             case .verifyDigests(let id, let lane, let epoch, _): verify(id, lane, epoch, index)
             case .startSequence(let id, let slots): start(id, slots, index)
-            case .cancelSequence(let id): node.sequences[id]?.isCancelled = true
+            case .cancelSequence(let id):
+                isRare()
+                node.sequences[id]?.isCancelled = true
             case .sendGrant(let terms):
                 if node.shadow.grant(of: terms.handoff)?.terms != terms {
                     violate("1: \(terms.handoff.text) is promised what it was not granted")
@@ -70,6 +72,7 @@ extension World {
     // MARK: Digests and the lane's answer
 
     private func verify(_ id: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ index: Int) {
+        isRare()
         let node = decodes[index]
         let gate = node.lanes[lane].map { lanes[$0].gate }
         let completed = gate?.completed
@@ -85,9 +88,9 @@ extension World {
             violate("2: \(id.text) is sealed on a record that names other slots or generations")
         }
         let matching = completed?.epoch == epoch && completed?.isMatching == true
-        if !matching, completed?.epoch == epoch { mark(.digestMismatch, id) }
+        if !matching, completed?.epoch == epoch { mark(.digestMismatch, id, only: .decode) }
         if scenario.sealsSlowly {
-            let delay = draw(.fabric) { $0.time(.microseconds(10), .milliseconds(5)) }
+            let delay = draw(.fabric) { $0.time(.microseconds(10), .milliseconds(60)) }
             return plan(.compared(decode: index, id, matching: matching), on: node.host.seat, in: delay)
         }
         compared(index, id, matching)
@@ -101,9 +104,10 @@ extension World {
 
     private func unbind(_ id: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ index: Int) {
         let node = decodes[index]
+        isRare()
         let quiet = node.lanes[lane].map { lanes[$0].gate.unbind(epoch) } ?? true
         if scenario.sealsSlowly {
-            let delay = draw(.fabric) { $0.time(.microseconds(10), .milliseconds(5)) }
+            let delay = draw(.fabric) { $0.time(.microseconds(10), .milliseconds(60)) }
             return plan(
                 .unbound(decode: index, id, lane, epoch, quiet: quiet), on: node.host.seat, in: delay)
         }
@@ -139,7 +143,7 @@ extension World {
             violate("2: \(id.text) reads slot \(slot.index), which is not its own")
         }
         if strikes(.sequenceFailed) {
-            mark(.sequenceFailed, id)
+            mark(.sequenceFailed, id, only: .decode)
             leaveSequence(sequence, id, node)
             return perform(node.handoffs.sequenceFailed(id), index)
         }

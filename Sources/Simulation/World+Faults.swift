@@ -9,6 +9,7 @@ extension World {
         let fault = draw(.faults) { $0.pick(kinds) }
         let near = seat(of: owner)
         switch fault {
+        case .clientLeaves: leave(near)
         case .prefillCrash: crash(pick(.prefill, near), fault)
         case .decodeCrash: crash(pick(.decode, near), fault)
         case .routerCrash: crash(pick(.router, near), fault)
@@ -30,6 +31,13 @@ extension World {
         }
     }
 
+    private func leave(_ near: Seat) {
+        let router = pick(.router, near)
+        let waiting = routers[router.index].requests.keys.sorted()
+        guard isRunning(router), !waiting.isEmpty else { return }
+        leave(router.index, draw(.faults) { $0.pick(waiting) })
+    }
+
     // MARK: Processes
 
     private func crash(_ seat: Seat, _ fault: Fault) {
@@ -42,14 +50,18 @@ extension World {
             $0.isPaused = false
             $0.held = []
         }
+        // A process that is killed has its streams reset; a machine that goes dark is missed after a lease.
+        let isDark = draw(.faults) { $0.chance(oneIn: 2) } || isMisdelivering
         for id in sessions.indices {
             if sessions[id].router == host.incarnation {
                 sessions[id].isRouterOpen = false
-                if sessions[id].isNodeOpen { hearOfLoss(.nodeSideLost(session: id), sessions[id].node, from: seat) }
+                if sessions[id].isNodeOpen {
+                    hearOfLoss(.nodeSideLost(session: id), sessions[id].node, from: seat, isDark)
+                }
             } else if sessions[id].node == host.incarnation {
                 sessions[id].isNodeOpen = false
                 if sessions[id].isRouterOpen {
-                    hearOfLoss(.routerSideLost(session: id), sessions[id].router, from: seat)
+                    hearOfLoss(.routerSideLost(session: id), sessions[id].router, from: seat, isDark)
                 }
             }
         }
@@ -58,20 +70,28 @@ extension World {
                 lanes[index].isSenderOpen = false
                 lanes[index].posted = []
                 lanes[index].answers = []
+                lanes[index].isSenderDark = isDark
                 planLand(index)
+                if isDark { plan(.receiverLeaves(lane: index), in: lanes[index].decode, at: now + World.lease) }
             }
             if lanes[index].decode == host.incarnation, lanes[index].isReceiverOpen {
                 lanes[index].isReceiverOpen = false
                 lanes[index].wire = []
                 lanes[index].landing = nil
                 lanes[index].gate.close()
-                hearOfClosing(index)
+                if isDark {
+                    plan(.senderHears(lane: index), in: lanes[index].prefill, at: now + World.lease)
+                } else {
+                    hearOfClosing(index)
+                }
             }
         }
         if seat.role == .router {
             count { $0.add("requests lost with their router", routers[seat.index].requests.count) }
         }
-        plan(.restart(seat), in: draw(.faults) { $0.time(.milliseconds(1), .seconds(6)) })
+        // Soon enough, where messages reach the successor, for them to be still on their way.
+        let latest = isMisdelivering ? Duration.milliseconds(300) : .seconds(6)
+        plan(.restart(seat), in: draw(.faults) { $0.time(.milliseconds(1), latest) })
     }
 
     /// Another process starts behind the same name.

@@ -15,6 +15,9 @@ extension World {
         case .senderLeft(let lane): senderLeft(lane)
         case .completion(let lane, let record, let epoch):
             let node = decodes[seat(of: lanes[lane].decode).index]
+            if let terms = node.shadow.grant(of: record.handoff)?.terms, terms.slots != record.pages.map(\.slot) {
+                mark(.wrongRecord, record.handoff, only: .decode)
+            }
             let actions = node.handoffs.completion(lanes[lane].id, epoch, record, pool: &node.pool)
             perform(actions, node.host.seat.index)
         case .compared(let decode, let id, let matching): compared(decode, id, matching)
@@ -99,12 +102,15 @@ extension World {
         switch item {
         case .batch(let batch):
             readSource(batch, node)
+            remember(batch, index)
+            if let stray = lanes[index].sent.first, stray.handoff != batch.handoff, strikes(.strayWrite) {
+                lanes[index].wire.append(.batch(stray))
+            }
             lanes[index].wire.append(.batch(batch))
             if isBroken(.acknowledgedWhenSent) { acknowledge(index, batch) }
         case .completion(let terms):
             var pages = terms.slots.map { SealedPage(slot: $0, digest: 1) }
             if strikes(.wrongRecord), let first = terms.slots.first {
-                mark(.wrongRecord, terms.handoff)
                 let other = SlotRef(index: first.index, generation: first.generation.next)
                 pages[0] = SealedPage(slot: other, digest: 1)
             }
@@ -116,6 +122,12 @@ extension World {
             }
         }
         planLand(index)
+    }
+
+    private func remember(_ batch: WriteBatch, _ index: Int) {
+        if lanes[index].sent.last?.handoff == batch.handoff { lanes[index].sent.removeLast() }
+        lanes[index].sent.append(batch)
+        if lanes[index].sent.count > 2 { lanes[index].sent.removeFirst() }
     }
 
     private func readSource(_ batch: WriteBatch, _ node: PrefillProcess) {
@@ -151,7 +163,7 @@ extension World {
         }
         guard !lanes[index].isFencing || isBroken(.fenceReportedEarly) else { return }
         guard !lanes[index].wire.isEmpty else {
-            if !lanes[index].isSenderOpen { closeReceiver(index) }
+            if !lanes[index].isSenderOpen, !lanes[index].isSenderDark { closeReceiver(index) }
             return
         }
         switch lanes[index].wire.removeFirst() {
@@ -173,6 +185,7 @@ extension World {
 
     private func reject(_ index: Int, _ handoff: HandoffID) {
         count { $0.add("stale writes rejected") }
+        if let user = lanes[index].gate.user, user != handoff { mark(.strayWrite, user, only: .decode) }
         trace(seat(of: lanes[index].decode), "lane \(lanes[index].id.value) turns a write of \(handoff.text) away")
         closeReceiver(index)
     }
@@ -275,6 +288,7 @@ extension World {
         guard lanes[index].isReceiverOpen else { return }
         let wasFencing = lanes[index].isFencing
         lanes[index].isReceiverOpen = false
+        count { $0.add("late writes that met a closed lane", lanes[index].wire.count) }
         lanes[index].wire = []
         lanes[index].landing = nil
         lanes[index].gate.close()

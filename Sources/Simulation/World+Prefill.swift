@@ -74,7 +74,7 @@ extension World {
         let node = prefills[index]
         guard var job = node.jobs[id], !job.isStopped else { return }
         if strikes(.computeFailed) {
-            mark(.computeFailed, id)
+            mark(.computeFailed, id, only: .prefill)
             node.jobs[id]?.isStopped = true
             trace(node.host.seat, "computing \(id.text) fails")
             return perform(node.handoffs.computeFailed(id, retryable: true), index)

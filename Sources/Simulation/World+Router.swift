@@ -35,9 +35,11 @@ extension World {
         guard let request = process.requests[number], !request.wantsOut else { return }
         trace(process.host.seat, "client of request \(number) leaves")
         process.requests[number]?.wantsOut = true
-        guard let current = request.current else { return end(router, number, "cancelled") }
-        mark(.clientLeaves, current)
-        perform(process.ledger.cancel(current), router)
+        let attempts = process.ledger.rows.map(\.id).filter { $0.request == number }
+        for id in attempts { mark(.clientLeaves, id) }
+        // Also those that had their outcome: they must not get another.
+        for id in attempts where process.requests[number] != nil { perform(process.ledger.cancel(id), router) }
+        if request.current == nil { end(router, number, "cancelled") }
     }
 
     func attempt(_ router: Int, _ number: UInt64) {
@@ -75,7 +77,7 @@ extension World {
         switch message {
         case .granted(let terms): perform(process.ledger.granted(terms, from: node), router)
         case .refused(let id, let reason):
-            mark(.refusedGrant, id)
+            mark(.refusedGrant, id, only: .router)
             perform(process.ledger.refused(id, reason, from: node), router)
         case .sealed(let id): perform(process.ledger.sealed(id, from: node), router)
         case .finished(let id, let end):
@@ -133,9 +135,13 @@ extension World {
             case .sendRelease(let id, let node): send(.release(id), from: router, to: node)
             case .sendCancel(let id, let node): send(.cancel(id), from: router, to: node)
             case .sendReclaim(let id, let node): send(.reclaim(id), from: router, to: node)
-            case .sendFence(let id, let node): send(.fence(id), from: router, to: node)
+            case .sendFence(let id, let node):
+                isRare()
+                send(.fence(id), from: router, to: node)
             case .sendQuery(let id, let node): send(.query(id), from: router, to: node)
-            case .deliver(let id, let outcome): reached(id, outcome, router)
+            case .deliver(let id, let outcome):
+                isRare()
+                reached(id, outcome, router)
             case .settled(let id):
                 trace(seat, "\(id.text) is settled")
                 if process.requests[id.request]?.current == id { violate("7: \(id.text) is settled without outcome") }
@@ -164,7 +170,7 @@ extension World {
         case .cancelled: return end(router, id.request, "cancelled")
         case .refused(let reason):
             if !reason.isTransient { return end(router, id.request, "failed") }
-            let backoff = draw(.control) { $0.time(.milliseconds(20), .seconds(1)) }
+            let backoff = draw(.control) { $0.time(.milliseconds(50), .seconds(2)) }
             return plan(.attempt(router: router, request: id.request), on: process.host.seat, in: backoff)
         case .failed(let why):
             process.requests[id.request]?.failures += 1

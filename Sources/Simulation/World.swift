@@ -21,12 +21,16 @@ package final class World {
     var pairs: [HandoffID: Pair] = [:]
     /// The session over which a process that got a message by mistake answers it.
     var answersOver: Int?
+    /// A handoff came into a phase that does not last: faults strike more often until this.
+    private var rareUntil = Duration.zero
     /// What is sent answers a node's list of open handoffs.
     var isReconciling = false
     /// While requests arrive, and a little longer.
     var faultsBegin = true
     var arrivalsEnded = 0
     var serial = 0
+    /// Deadlines that pass long before or after their time.
+    private var wild: Set<Int> = []
 
     package private(set) var result = RunResult()
     private var hash: UInt64 = 0xCBF2_9CE4_8422_2325
@@ -98,7 +102,8 @@ package final class World {
         perform(entry.event)
         if let owner = entry.owner, result.violation == nil {
             check(owner)
-            if faultsBegin, draw(.faults, { $0.chance(perMille: scenario.strikes) }) { strike(near: owner) }
+            let strikes = now < rareUntil ? scenario.strikes * 10 : scenario.strikes
+            if faultsBegin, draw(.faults, { $0.chance(perMille: strikes) }) { strike(near: owner) }
         }
     }
 
@@ -123,7 +128,7 @@ package final class World {
     /// Whether a fault that strikes single events strikes this one.
     func strikes(_ fault: Fault) -> Bool {
         guard faultsBegin, let rate = scenario.rates[fault] else { return false }
-        return draw(.targets) { $0.chance(perMille: rate) }
+        return draw(.targets) { $0.chance(perMille: now < rareUntil ? rate * 5 : rate) }
     }
 
     func plan(_ event: Event, on seat: Seat? = nil, in delay: Duration) {
@@ -147,6 +152,8 @@ package final class World {
         guard let onTrace else { return }
         onTrace("\(TraceText.time(now))  \(TraceText.column(seat.map { "\($0)" } ?? "", 9))  \(text())")
     }
+
+    func isRare() { rareUntil = now + .milliseconds(6) }
 
     func mix(_ value: UInt64) {
         hash = (hash ^ value) &* 0x100_0000_01B3
@@ -221,7 +228,7 @@ package final class World {
         let whole = DeadlineDurations()[deadline]
         var delay = whole + draw(.timers) { whole / 100 * $0.below(5) }
         if strikes(.wildDeadline) {
-            mark(.wildDeadline, handoff)
+            wild.insert(serial)
             delay = draw(.timers) { $0.time(.milliseconds(1), whole * World.latest) }
         }
         plan(.deadline(seat, deadline, handoff, serial: serial), on: seat, in: delay)
@@ -238,6 +245,7 @@ package final class World {
         let key = DeadlineKey(deadline: deadline, handoff: handoff)
         guard host(seat).deadlines[key] == serial else { return }
         change(seat) { $0.deadlines[key] = nil }
+        if wild.remove(serial) != nil { mark(.wildDeadline, handoff) }
         trace(seat, "deadline \(deadline.rawValue) of \(handoff.text) passes")
         switch seat.role {
         case .router: perform(routers[seat.index].ledger.deadlinePassed(deadline, handoff), seat.index)

@@ -80,7 +80,7 @@ struct Simulate: ParsableCommand {
     private func runUnbroken() throws {
         let overrides = try scenario.overrides()
         if slice { return runSlice(overrides) }
-        if mutants { return try runMutants() }
+        if mutants { return try runMutants(overrides) }
         if let seed { return try runOne(seed, overrides) }
         try runMany(overrides)
     }
@@ -124,7 +124,14 @@ struct Simulate: ParsableCommand {
             pending.append(Slice(seeds: first..<end, arguments: scenario.arguments + mutantArguments))
             first = end
         }
-        let report = try Slices.run(pending, jobs: jobs)
+        // The first seeds once more, in another process: they must give the same, event for event.
+        if let again = pending.first { pending.append(again) }
+        var report = Report()
+        var hashes: [UInt64] = []
+        _ = try Slices.run(pending, jobs: jobs) { slice, part in
+            if slice.seeds.lowerBound == seeds.lowerBound { hashes.append(part.hash) }
+            if slice.seeds.lowerBound != seeds.lowerBound || hashes.count == 1 { report.add(part) }
+        }
         let seconds = (ContinuousClock.now - started) / .seconds(1)
         ReportText.printTotals(report)
         ReportText.printRate(report, seconds: seconds, jobs: jobs)
@@ -134,6 +141,11 @@ struct Simulate: ParsableCommand {
             print("replay: \(replay(failure, overrides))")
             throw ExitCode.failure
         }
+        guard hashes.count == 2, hashes[0] == hashes[1] else {
+            print("FAILED: two processes that ran seeds \(seeds.lowerBound)… differ: \(hashes)")
+            throw ExitCode.failure
+        }
+        print("two processes that ran the first seeds agree: hash \(String(hashes[0], radix: 16))")
         guard !partial else { return }
         if !report.coverage.missing.isEmpty || !report.coverage.unforeseen.isEmpty { throw ExitCode.failure }
     }
@@ -159,7 +171,7 @@ struct Simulate: ParsableCommand {
 
     // MARK: Mutants
 
-    private func runMutants() throws {
+    private func runMutants(_ overrides: Scenario.Overrides) throws {
         let seeds = range?.lowerBound ?? 0
         let slices = BrokenRule.allCases.map { rule in
             Slice(
@@ -176,6 +188,12 @@ struct Simulate: ParsableCommand {
             guard let failure = found[rule.rawValue] else {
                 isMissed = true
                 print("| \(rule.rawValue) | more than \(within) | NOT CAUGHT |")
+                continue
+            }
+            // The rules unbroken, the run must pass: else it is not this rule that was caught.
+            if let other = World(Scenario(seed: failure.seed, overrides)).run().violation {
+                isMissed = true
+                print("| \(rule.rawValue) | seed \(failure.seed) | FAILS UNBROKEN: \(other) |")
                 continue
             }
             print("| \(rule.rawValue) | \(failure.seed - seeds + 1) | \(failure.violation) |")
