@@ -238,9 +238,10 @@ extension World {
     var isMisdelivering: Bool { scenario.rates[.messageMisdelivered] != nil }
 
     /// The process a message was for is dead. By a fault it reaches the one behind the same name, which answers the
-    /// way it came.
+    /// way it came. A reservation does not: a node takes those only on streams that it opened itself.
     func misdeliver(_ event: Event, to dead: Incarnation) {
         guard case .toNode(let id, let message) = event, let handoff = message.handoff else { return }
+        if case .reserve = message { return }
         let node = seat(of: dead)
         guard isRunning(node), sessions[id].isRouterOpen, faultsBegin, isMisdelivering,
             draw(.targets, { $0.chance(oneIn: 2) })

@@ -18,7 +18,7 @@ enum ReportText {
 
     /// One row per fault, one column per phase; a dot where the pair cannot occur.
     static func printCoverage(_ coverage: Coverage) {
-        print("fault × phase: how often a fault met a handoff in each phase (· cannot occur)")
+        print("fault × phase: how often a fault met a handoff in each phase (· cannot occur, – need not)")
         for machine in ["router", "prefill", "decode"] {
             let places = Coverage.places.filter { $0.machine == machine }
             print("  " + column(machine, 22) + places.map { number($0.phase, 12) }.joined())
@@ -26,7 +26,8 @@ enum ReportText {
                 let cells = places.map { place in
                     let count = coverage.count(fault, place)
                     if Coverage.whyNot(fault, place) != nil { return number(count == 0 ? "·" : "\(count)!", 12) }
-                    return number(count == 0 ? "MISSING" : "\(count)", 12)
+                    let isDue = Coverage.isDue(fault, place)
+                    return number(count == 0 ? isDue ? "MISSING" : "–" : "\(count)", 12)
                 }
                 print("  " + column(fault.rawValue, 22) + cells.joined())
             }
