@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 MODEL ?=
 export MODEL
 
-.PHONY: help setup build demo test check bench docs clean
+.PHONY: help setup build demo test check simulate bench docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: ## every test: Swift (release build), cluster of real processes, openai cl
 
 check: ## the quick checks: formatting and tidy rules
 	@scripts/check.sh
+
+simulate: ## clusters of the shipping state machines through simulated faults, and every rule broken (SEEDS=4000)
+	@scripts/simulate.sh
 
 bench: ## tokens/s beside llama.cpp, KV handoff beside a plain socket, router overhead; one table
 	@scripts/setup.sh packages model bench

@@ -74,6 +74,7 @@ let modules: [Module] = [
     Module(name: "CheckpointText", uses: ["ModelFormat", "Tokenization"]),
     // The contract, and the engine whose pages it moves.
     Module(name: "Handoff"),
+    Module(name: "Simulation", uses: ["Handoff"]),
     Module(
         name: "Engine", uses: ["Kernels", "ModelFormat", "Tokenization", "CheckpointText", "Handoff", "OrderedJSON"]),
     Module(name: "CXXHash", kind: .c),
@@ -110,12 +111,14 @@ let modules: [Module] = [
     Module(
         name: "bench", kind: .executable,
         uses: ["Engine", "Kernels", "ModelFormat", "Transport", "Handoff", "OrderedJSON"], packages: [.arguments]),
+    Module(name: "simulate", kind: .executable, uses: ["Simulation", "Handoff"], packages: [.arguments]),
     // Tests.
     Module(name: "KernelsTests", kind: .test, uses: ["Kernels", "CKernels"]),
     Module(name: "OrderedJSONTests", kind: .test, uses: ["OrderedJSON"]),
     Module(name: "ModelFormatTests", kind: .test, uses: ["ModelFormat", "Kernels", "OrderedJSON"]),
     Module(name: "TokenizationTests", kind: .test, uses: ["Tokenization", "OrderedJSON"]),
     Module(name: "HandoffTests", kind: .test, uses: ["Handoff"]),
+    Module(name: "SimulationTests", kind: .test, uses: ["Simulation", "Handoff"]),
     Module(
         name: "EngineTests", kind: .test,
         uses: ["Engine", "Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON"]),
@@ -153,12 +156,16 @@ func modulesToDeclare() -> [Module] {
     return modules.filter { declared.contains($0.name) }
 }
 
-let swiftSettings: [SwiftSetting] = [
-    .enableUpcomingFeature("ExistentialAny"),
-    .enableUpcomingFeature("MemberImportVisibility"),
-    .enableUpcomingFeature("InternalImportsByDefault"),
-    .treatAllWarnings(as: .error),
-]
+let swiftSettings: [SwiftSetting] =
+    [
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+        .treatAllWarnings(as: .error),
+    ] + (breaksRules ? [.define("BATON_MUTANTS")] : [])
+
+/// `BATON_MUTANTS=1` builds what `make simulate` breaks rules with (docs/simulation.md); nothing else may.
+var breaksRules: Bool { Context.environment["BATON_MUTANTS"] == "1" }
 
 extension Module {
     var target: Target {

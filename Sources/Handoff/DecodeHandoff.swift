@@ -35,12 +35,15 @@ enum DecodeSettlement: Sendable, Equatable {
     case finished(SequenceEnd)
     /// The sequence was started and could not be run.
     case failed(HandoffFailure)
+    /// Nothing was ever promised.
+    case refused(RefusalReason)
 
     /// What the router is told, again and again.
     func answer(_ handoff: HandoffID) -> [DecodeAction] {
         switch self {
         case .reclaimed(let kind): [.sendReclaimed(handoff, kind)]
         case .finished(let end): [.repeatFinished(handoff, end)]
+        case .refused(let reason): [.sendRefused(handoff, reason)]
         case .failed(let failure):
             [.sendFailed(handoff, failure), .repeatFinished(handoff, SequenceEnd(.cancelled, tokens: 0))]
         }
@@ -169,7 +172,7 @@ struct DecodeHandoff: ~Copyable {
         let terms = self.terms
         switch consume self.state {
         case .verifying(let grant):
-            guard matching else {
+            guard matching || isBroken(.digestsIgnored) else {
                 counters.digestMismatches += 1
                 self = Self(terms, .fencing(pool.quarantine(grant)))
                 return [
@@ -269,7 +272,8 @@ struct DecodeHandoff: ~Copyable {
         var actions: [DecodeAction] = []
         switch consume self.state {
         case .granted(let grant):
-            self = Self.quarantined(pool.quarantine(grant), abort, of: terms, &actions)
+            let quarantine = pool.quarantine(grant)
+            self = Self.quarantined(quarantine, abort, of: terms, pool: &pool, &actions)
         case .verifying(let grant):
             // The completion record is all the evidence there can be.
             let quarantine = pool.quarantine(grant)
@@ -280,11 +284,11 @@ struct DecodeHandoff: ~Copyable {
                 counters.duplicates += 1
                 self = Self(terms, .draining(quarantine))
             } else {
-                self = Self.quarantined(quarantine, abort, of: terms, &actions)
+                self = Self.quarantined(quarantine, abort, of: terms, pool: &pool, &actions)
             }
         case .unbinding(let quarantine):
             if case .fence = abort {
-                self = Self.quarantined(quarantine, abort, of: terms, &actions)
+                self = Self.quarantined(quarantine, abort, of: terms, pool: &pool, &actions)
             } else {
                 counters.duplicates += 1
                 self = Self(terms, .unbinding(quarantine))
@@ -325,12 +329,17 @@ struct DecodeHandoff: ~Copyable {
 
     /// What an abort makes of slots that may still be written.
     private static func quarantined(
-        _ quarantine: consuming Quarantine, _ abort: Abort, of terms: GrantTerms, _ actions: inout [DecodeAction]
+        _ quarantine: consuming Quarantine, _ abort: Abort, of terms: GrantTerms, pool: inout SlotPool,
+        _ actions: inout [DecodeAction]
     ) -> Self {
         switch abort {
         case .cancel:
             actions.append(.setDeadline(.drainBudget, terms.handoff))
             return Self(terms, .draining(quarantine))
+        case .drained where isBroken(.reclaimWithoutLane):
+            actions += [.sendReclaimed(terms.handoff, .drained), .settled(terms.handoff)]
+            pool.recycle(quarantine, proof: QuiescenceProof(handoff: terms.handoff, kind: .drained))
+            return Self(terms, .settled(.reclaimed(.drained)))
         case .drained:
             actions.append(.unbindLane(terms.handoff, terms.lane, terms.epoch))
             return Self(terms, .unbinding(quarantine))

@@ -100,7 +100,7 @@ package struct DecodeHandoffs: ~Copyable {
     package mutating func completion(
         _ lane: LaneID, _ epoch: LaneEpoch, _ record: CompletionRecord, pool: inout SlotPool
     ) -> [DecodeAction] {
-        guard let use = lanes[lane], use.epoch == epoch, let user = use.user else {
+        guard let use = lanes[lane], use.epoch == epoch || isBroken(.staleCompletion), let user = use.user else {
             counters.stale += 1
             return []
         }
@@ -111,7 +111,11 @@ package struct DecodeHandoffs: ~Copyable {
     package mutating func digestsVerified(
         _ handoff: HandoffID, matching: Bool, pool: inout SlotPool
     ) -> [DecodeAction] {
-        apply(handoff) { $0.digestsVerified(matching: matching, pool: &pool, counters: &$1) }
+        let actions = apply(handoff) { $0.digestsVerified(matching: matching, pool: &pool, counters: &$1) }
+        guard let box = handoffs[handoff], box.value.phase == .fencing, lanes[box.value.terms.lane] == nil
+        else { return actions }
+        // The lane closed while the digests were compared: it is fenced, and nobody would say so again.
+        return actions + apply(handoff) { $0.laneClosed(pool: &pool, counters: &$1) }
     }
 
     // MARK: The router
@@ -122,7 +126,9 @@ package struct DecodeHandoffs: ~Copyable {
     ) -> [DecodeAction] {
         if let answer = repeatedReserve(handoff) { return answer }
         if let reason = refusal(pages: pages, pool: pool) { return refuse(handoff, reason) }
-        let idle = lanes.filter { $0.value.peer == prefill && $0.value.user == nil && !$0.value.closing }
+        let idle = lanes.filter {
+            $0.value.peer == prefill && ($0.value.user == nil || isBroken(.laneReusedUnsettled)) && !$0.value.closing
+        }
         guard let lane = idle.keys.min(), var use = lanes[lane] else { return refuse(handoff, .noLane) }
         guard let grant = pool.grant(pages, to: handoff) else { return refuse(handoff, .noPages) }
         use.epoch = use.epoch.next
@@ -165,7 +171,8 @@ package struct DecodeHandoffs: ~Copyable {
 
     /// Nobody will read or reclaim this router's handoffs any more: fence what is not sealed, end what is.
     package mutating func routerLost(_ router: Incarnation, pool: inout SlotPool) -> [DecodeAction] {
-        open.filter { $0.router == router }.flatMap { handoff in
+        if isBroken(.routerLossIgnored) { return [] }
+        return open.filter { $0.router == router || isBroken(.decodeEndsOthers) }.flatMap { handoff in
             apply(handoff) { $0.abort(.fence, pool: &pool, counters: &$1) }
         }
     }
@@ -177,6 +184,8 @@ package struct DecodeHandoffs: ~Copyable {
         guard deadline == .drainBudget, let phase = handoffs[handoff]?.value.phase,
             phase == .draining || phase == .unbinding
         else { return [] }
+        if isBroken(.quarantineWithoutEnd) { return [] }
+        if isBroken(.freeOnTimeout) { return apply(handoff) { $0.laneClosed(pool: &pool, counters: &$1) } }
         return apply(handoff) { $0.abort(.fence, pool: &pool, counters: &$1) }
     }
 
@@ -204,14 +213,16 @@ package struct DecodeHandoffs: ~Copyable {
         return handoffs.count >= limits.openMax ? .busy : nil
     }
 
+    /// For good: a repeated Reserve that came after its refusal would be granted what nobody waits for.
     private mutating func refuse(_ handoff: HandoffID, _ reason: RefusalReason) -> [DecodeAction] {
         counters.refusals[reason, default: 0] += 1
+        settled.remember(handoff, .refused(reason))
         return [.sendRefused(handoff, reason)]
     }
 
     /// The answer to a Reserve of a handoff that is known already.
     private mutating func repeatedReserve(_ handoff: HandoffID) -> [DecodeAction]? {
-        if let machine = handoffs[handoff] {
+        if let machine = handoffs[handoff], !isBroken(.reserveGrantsTwice) {
             counters.duplicates += 1
             return machine.value.phase == .granted ? [.sendGrant(machine.value.terms)] : []
         }
@@ -228,7 +239,10 @@ package struct DecodeHandoffs: ~Copyable {
         _ handoff: HandoffID, _ kind: DecodeHandoff.Abort, pool: inout SlotPool
     ) -> [DecodeAction] {
         if handoffs[handoff] != nil { return apply(handoff) { $0.abort(kind, pool: &pool, counters: &$1) } }
-        if let answer = repeatSettlement(handoff) { return answer }
+        switch settled[handoff] {
+        case .refused, nil: break
+        case .reclaimed, .finished, .failed: return repeatSettlement(handoff) ?? []
+        }
         // It overtook its Reserve, or the Reserve was refused. Nothing was ever promised, so nothing can be
         // written; and nothing may be promised from now on.
         settled.remember(handoff, .reclaimed(.drained))

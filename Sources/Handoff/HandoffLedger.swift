@@ -171,17 +171,25 @@ package struct HandoffLedger: ~Copyable {
         }
     }
 
-    /// A node said which handoffs it has open; those this router does not know are ended. Handoffs of other
-    /// routers are left alone.
+    /// A node said which handoffs it has open; those this router does not know are ended, and so are those whose leg
+    /// on this node it had written off with the node. Handoffs of other routers are left alone.
     package mutating func nodeAttached(
         _ node: Incarnation, open handoffs: [HandoffID], isDecode: Bool
     ) -> [LedgerAction] {
-        handoffs.filter { $0.router == router && table[$0] == nil }.flatMap { handoff in
+        if isBroken(.notReconciled) { return [] }
+        return handoffs.filter { $0.router == router && !isExpected($0, on: node, isDecode) }.flatMap { handoff in
             unknown(isDecode ? .sendFence(handoff, to: node) : .sendCancel(handoff, to: node))
         }
     }
 
     // MARK: Private
+
+    /// Whether a row still counts on this node's leg of the handoff.
+    private func isExpected(_ handoff: HandoffID, on node: Incarnation, _ isDecode: Bool) -> Bool {
+        guard let box = table[handoff] else { return false }
+        if isDecode { return box.value.decode == node && box.value.phase != .releasing }
+        return box.value.prefill == node && !box.value.prefillSettled
+    }
 
     private mutating func unknown(_ action: LedgerAction) -> [LedgerAction] {
         counters.stale += 1
@@ -191,7 +199,7 @@ package struct HandoffLedger: ~Copyable {
     private mutating func fromDecode(
         _ handoff: HandoffID, _ node: Incarnation, _ event: (inout LedgerRow, inout HandoffCounters) -> [LedgerAction]
     ) -> [LedgerAction] {
-        if let box = table[handoff], box.value.decode != node {
+        if let box = table[handoff], box.value.decode != node, !isBroken(.otherIncarnationBelieved) {
             counters.peerFaults += 1
             return []
         }
@@ -201,7 +209,7 @@ package struct HandoffLedger: ~Copyable {
     private mutating func fromPrefill(
         _ handoff: HandoffID, _ node: Incarnation, _ event: (inout LedgerRow, inout HandoffCounters) -> [LedgerAction]
     ) -> [LedgerAction] {
-        if let box = table[handoff], box.value.prefill != node {
+        if let box = table[handoff], box.value.prefill != node, !isBroken(.otherIncarnationBelieved) {
             counters.peerFaults += 1
             return []
         }

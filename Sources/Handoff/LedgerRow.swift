@@ -143,7 +143,9 @@ struct LedgerRow: ~Copyable {
             sealed = true
             let outcome: HandoffOutcome
             if let tokens {
-                outcome = start + tokens <= delivered ? .finished : .failed(failure(.tokenGap, &counters))
+                outcome =
+                    start + tokens <= delivered || isBroken(.lostTokensUnnoticed)
+                    ? .finished : .failed(failure(.tokenGap, &counters))
             } else {
                 outcome = .failed(failure(.computeFailed, &counters))
             }
@@ -210,7 +212,7 @@ struct LedgerRow: ~Copyable {
             return []
         }
         prefillSettled = true
-        let quiet = posted == completed
+        let quiet = posted == completed || isBroken(.drainBelievedUnquiet)
         switch phase {
         case .draining:
             return end(quiet: quiet)
@@ -305,10 +307,12 @@ struct LedgerRow: ~Copyable {
     /// Decides about tokens at `firstIndex ..< firstIndex + count` of the completion.
     mutating func accept(firstIndex: Int, count: Int) -> TokenVerdict {
         switch phase {
+        case .cancelling where isBroken(.tokenOfOlderAttempt):
+            return .deliver(0..<count)
         case .prefilling, .written, .decoding:
             guard !outcomeDelivered, firstIndex >= 0, count >= 0 else { return .drop }
             if firstIndex > delivered { return .gap }
-            let known = delivered - firstIndex
+            let known = isBroken(.positionTwice) ? 0 : delivered - firstIndex
             guard known < count else { return .drop }
             delivered = firstIndex + count
             return .deliver(known..<count)
@@ -320,7 +324,7 @@ struct LedgerRow: ~Copyable {
     // MARK: Private
 
     private mutating func deliver(_ outcome: HandoffOutcome) -> [LedgerAction] {
-        if outcomeDelivered { return [] }
+        if outcomeDelivered, !isBroken(.outcomeTwice) { return [] }
         outcomeDelivered = true
         return [.deliver(id, outcome)]
     }
@@ -356,7 +360,7 @@ struct LedgerRow: ~Copyable {
     }
 
     private mutating func decodeSettled() -> [LedgerAction] {
-        if prefillSettled {
+        if prefillSettled || isBroken(.rowDroppedEarly) {
             phase = .settled
             return [.clearDeadline(.drainBudget, id)] + settle()
         }
@@ -389,7 +393,8 @@ struct LedgerRow: ~Copyable {
 
     /// What was said and not answered.
     private func unanswered() -> [LedgerAction] {
-        switch phase {
+        if isBroken(.neverAskedAgain) { return [] }
+        return switch phase {
         case .reserving: [.sendReserve(id, to: decode)]
         case .prefilling: accepted ? [] : terms.map { [.sendPrefill($0, to: prefill)] } ?? []
         case .written, .settled: []

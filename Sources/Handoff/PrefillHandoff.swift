@@ -228,7 +228,8 @@ struct PrefillHandoff: ~Copyable {
         case .computing(let progress):
             self = Self.settle(progress, &actions, &counters)
         case .writing(let progress):
-            if progress.isQuiet {
+            if isBroken(.unpinnedEarly) { actions.append(.unpin(terms.handoff)) }
+            if progress.isQuiet || isBroken(.drainedBeforeCompletions) {
                 self = Self.settle(progress, &actions, &counters)
             } else {
                 actions.append(.setDeadline(.laneDrain, terms.handoff))
@@ -317,7 +318,8 @@ struct PrefillHandoff: ~Copyable {
         _ progress: WriteProgress, _ actions: inout [PrefillAction], _ counters: inout HandoffCounters
     ) -> Self {
         counters.unpins += 1
-        let (posted, completed) = (progress.posted, progress.completed)
+        let completed = isBroken(.drainedBeforeCompletions) ? progress.posted : progress.completed
+        let posted = progress.posted
         actions += [
             .clearDeadline(.laneDrain, progress.id), .unpin(progress.id),
             .sendDrained(progress.id, posted: posted, completed: completed), .settled(progress.id),

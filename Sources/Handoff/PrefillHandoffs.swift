@@ -79,6 +79,7 @@ package struct PrefillHandoffs: ~Copyable {
     package mutating func acknowledged(
         _ lane: LaneKey, _ handoff: HandoffID, _ epoch: LaneEpoch, records: Int
     ) -> [PrefillAction] {
+        let handoff = isBroken(.answerOfAnotherUse) ? lanes[lane]?.last ?? handoff : handoff
         guard isCurrent(lane, handoff, epoch) else { return [] }
         return apply(handoff) { $0.acknowledged(records: records, counters: &$1) }
     }
@@ -87,6 +88,7 @@ package struct PrefillHandoffs: ~Copyable {
     package mutating func completionAcknowledged(
         _ lane: LaneKey, _ handoff: HandoffID, _ epoch: LaneEpoch
     ) -> [PrefillAction] {
+        let handoff = isBroken(.answerOfAnotherUse) ? lanes[lane]?.last ?? handoff : handoff
         guard isCurrent(lane, handoff, epoch) else { return [] }
         return apply(handoff) { $0.completionAcknowledged(counters: &$1) }
     }
@@ -119,7 +121,7 @@ package struct PrefillHandoffs: ~Copyable {
         }
         if let answer = repeatSettlement(handoff) { return answer }
         // It overtook its Prefill, which must not start any more.
-        settled.remember(handoff, (0, 0))
+        if !isBroken(.startsAfterCancel) { settled.remember(handoff, (0, 0)) }
         return [.sendDrained(handoff, posted: 0, completed: 0)]
     }
 
@@ -139,14 +141,17 @@ package struct PrefillHandoffs: ~Copyable {
 
     /// Nobody will cancel or release this router's handoffs any more.
     package mutating func routerLost(_ router: Incarnation) -> [PrefillAction] {
-        open.filter { $0.router == router }.flatMap { handoff in
+        if isBroken(.routerLossIgnored) { return [] }
+        return open.filter { $0.router == router || isBroken(.prefillEndsOthers) }.flatMap { handoff in
             apply(handoff) { $0.stop([.cancelCompute(handoff)], counters: &$1) }
         }
     }
 
     /// A deadline set by an action passed.
     package mutating func deadlinePassed(_ deadline: Deadline, _ handoff: HandoffID) -> [PrefillAction] {
-        guard deadline == .laneDrain, let box = handoffs[handoff], box.value.phase == .draining else { return [] }
+        guard deadline == .laneDrain, !isBroken(.laneDrainWithoutEnd), let box = handoffs[handoff],
+            box.value.phase == .draining
+        else { return [] }
         return [.closeLane(LaneKey(decode: box.value.terms.decode, lane: box.value.terms.lane))]
     }
 
@@ -201,8 +206,8 @@ package struct PrefillHandoffs: ~Copyable {
     }
 
     private mutating func isCurrent(_ lane: LaneKey, _ handoff: HandoffID, _ epoch: LaneEpoch) -> Bool {
-        guard let terms = handoffs[handoff]?.value.terms, terms.epoch == epoch, terms.lane == lane.lane,
-            terms.decode == lane.decode
+        guard let terms = handoffs[handoff]?.value.terms, terms.lane == lane.lane, terms.decode == lane.decode,
+            terms.epoch == epoch || isBroken(.answerOfAnotherUse)
         else {
             counters.stale += 1
             return false

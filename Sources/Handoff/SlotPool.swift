@@ -134,6 +134,7 @@ package struct SlotPool: ~Copyable {
                 precondition(entry.state == .granted, "quarantine of a \(entry.state) slot")
                 entry.state = .quarantined
             }
+            if isBroken(.grantFromQuarantine) { freeList.append(slot.index) }
         }
         return Quarantine(handoff: grant.handoff, slots: grant.slots)
     }
@@ -170,7 +171,7 @@ package struct SlotPool: ~Copyable {
     }
 
     private mutating func becomeFree(_ slot: SlotRef) {
-        slots[Int(slot.index)].generation = slot.generation.next
+        if !isBroken(.generationKept) { slots[Int(slot.index)].generation = slot.generation.next }
         slots[Int(slot.index)].users = 0
         freeList.append(slot.index)
     }

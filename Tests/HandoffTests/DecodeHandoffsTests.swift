@@ -72,17 +72,43 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         }
         let none = node.handoffs.reserve(handoff(2), pages: 0, prefill: prefillP, pool: &node.pool)
         #expect(reason(none) == .invalid)
-        let long = node.handoffs.reserve(handoff(2), pages: 9, prefill: prefillP, pool: &node.pool)
+        let long = node.handoffs.reserve(handoff(3), pages: 9, prefill: prefillP, pool: &node.pool)
         #expect(reason(long) == .tooLong)
-        let foreign = node.handoffs.reserve(handoff(2), pages: 1, prefill: Incarnation(9), pool: &node.pool)
+        let foreign = node.handoffs.reserve(handoff(4), pages: 1, prefill: Incarnation(9), pool: &node.pool)
         #expect(reason(foreign) == .noLane)
         _ = try need(node.grant(pages: 6))
-        let busyLane = node.handoffs.reserve(handoff(2), pages: 1, prefill: prefillP, pool: &node.pool)
+        let busyLane = node.handoffs.reserve(handoff(5), pages: 1, prefill: prefillP, pool: &node.pool)
         #expect(reason(busyLane) == .noLane)
         node.handoffs.laneOpened(LaneID(8), peer: prefillP)
-        let noPages = node.handoffs.reserve(handoff(2), pages: 3, prefill: prefillP, pool: &node.pool)
+        let noPages = node.handoffs.reserve(handoff(6), pages: 3, prefill: prefillP, pool: &node.pool)
         #expect(reason(noPages) == .noPages)
         #expect(node.pool.counts.granted == 6)
+    }
+
+    /// A refusal is the answer for good: a repeated Reserve that comes when there is room is not granted.
+    @Test func whatWasRefusedStaysRefused() throws {
+        var node = Decode()
+        let terms = try need(node.grant())
+        let refused = node.handoffs.reserve(handoff(2), pages: 1, prefill: prefillP, pool: &node.pool)
+        #expect(refused == [.sendRefused(handoff(2), .noLane)])
+        _ = node.handoffs.laneClosed(terms.lane, pool: &node.pool)
+        node.handoffs.laneOpened(LaneID(8), peer: prefillP)
+        let again = node.handoffs.reserve(handoff(2), pages: 1, prefill: prefillP, pool: &node.pool)
+        #expect(again == refused)
+        let reclaim = node.handoffs.reclaim(handoff(2), pool: &node.pool)
+        #expect(reclaim == [.sendReclaimed(handoff(2), .drained)])
+        #expect(node.handoffs.openCount == 0)
+    }
+
+    /// The lane closes while its digests are compared elsewhere; there is nothing left to fence when they differ.
+    @Test func aLaneThatClosesDuringTheSealNeedsNoFence() throws {
+        var node = Decode()
+        _ = try node.enter("verifying")
+        let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
+        #expect(closed.isEmpty)
+        let differ = node.handoffs.digestsVerified(node.id, matching: false, pool: &node.pool)
+        #expect(differ.suffix(3) == reclaimed(node.id, .fenced)[...])
+        #expect(node.handoffs.openCount == 0 && node.pool.counts.free == 8)
     }
 
     @Test func anAbortBeforeTheSealWaitsForItsProof() throws {

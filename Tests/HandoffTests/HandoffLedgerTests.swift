@@ -246,6 +246,25 @@ private let allPhases = [
         #expect(source == [.sendCancel(id, to: prefillP)])
     }
 
+    /// A router alone gave a node up and settled its leg with it; the node comes back and still holds it.
+    @Test func aLegWrittenOffWithItsNodeIsEndedWhenTheNodeComesBack() {
+        var decodeBack = ledger("prefilling")
+        _ = decodeBack.nodeLost(decodeD)
+        #expect(decodeBack.rows.first?.phase == "releasing")
+        let fence = decodeBack.nodeAttached(decodeD, open: [id], isDecode: true)
+        #expect(fence == [.sendFence(id, to: decodeD)])
+
+        var prefillBack = ledger("decoding")
+        _ = prefillBack.nodeLost(prefillP)
+        let cancel = prefillBack.nodeAttached(prefillP, open: [id], isDecode: false)
+        #expect(cancel == [.sendCancel(id, to: prefillP)])
+
+        var neverLost = ledger("draining")
+        let decodeOpen = neverLost.nodeAttached(decodeD, open: [id], isDecode: true)
+        let prefillOpen = neverLost.nodeAttached(prefillP, open: [id], isDecode: false)
+        #expect(decodeOpen.isEmpty && prefillOpen.isEmpty)
+    }
+
     @Test func messagesFromTheWrongNodeAreNotBelieved() {
         var ledger = ledger("draining")
         let drained = ledger.drained(id, posted: 0, completed: 0, from: Incarnation(99))

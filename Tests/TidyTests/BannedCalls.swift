@@ -10,7 +10,7 @@ enum BannedCalls {
         var isLiftedByComment = false
     }
 
-    static let executables: Set = ["router", "prefill-node", "decode-node", "bench"]
+    static let executables: Set = ["router", "prefill-node", "decode-node", "bench", "simulate"]
 
     static let bans: [Ban] = [
         Ban(spelling: "try!", reason: "a failure must be an error, not a crash"),

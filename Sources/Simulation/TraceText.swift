@@ -1,0 +1,104 @@
+import Handoff
+
+/// What a trace says of events and actions.
+enum TraceText {
+    static func time(_ time: Duration) -> String {
+        let (seconds, rest) = time.microseconds.quotientAndRemainder(dividingBy: 1_000_000)
+        let digits = String(rest)
+        return column("\(seconds).\(String(repeating: "0", count: 6 - digits.count))\(digits)", -12)
+    }
+
+    /// Padded behind, or with a negative width in front.
+    static func column(_ text: String, _ width: Int) -> String {
+        let padding = String(repeating: " ", count: max(0, abs(width) - text.count))
+        return width < 0 ? padding + text : text + padding
+    }
+
+    static func text(_ message: ToNode) -> String {
+        switch message {
+        case .reserve(let id, let pages, _, let delivered):
+            "Reserve \(id.text), \(pages) pages, \(delivered) tokens delivered"
+        case .prefill(let terms): "Prefill \(text(terms))"
+        case .release(let id): "Release \(id.text)"
+        case .cancel(let id): "Cancel \(id.text)"
+        case .reclaim(let id): "Reclaim \(id.text)"
+        case .fence(let id): "Fence \(id.text)"
+        case .query(let id): "Query \(id.text)"
+        case .listHandoffs: "ListHandoffs"
+        }
+    }
+
+    static func text(_ message: ToRouter) -> String {
+        switch message {
+        case .granted(let terms): "Granted \(text(terms))"
+        case .refused(let id, let reason): "Refused \(id.text), \(reason.rawValue)"
+        case .sealed(let id): "Sealed \(id.text)"
+        case .finished(let id, let end): "Finished \(id.text), \(end.tokens) tokens, \(end.reason)"
+        case .reclaimed(let id, let kind): "Reclaimed \(id.text), \(kind.rawValue)"
+        case .accepted(let id): "Accepted \(id.text)"
+        case .written(let id): "Written \(id.text)"
+        case .drained(let id, let posted, let completed): "Drained \(id.text), \(completed) of \(posted)"
+        case .failed(let id, let why): "Failed \(id.text), \(why.cause.rawValue)"
+        case .tokens(let id, let first, let count): "Tokens \(id.text) \(first)..<\(first + count)"
+        case .openHandoffs(let open): "OpenHandoffs \(open.map(\.text))"
+        }
+    }
+
+    static func text(_ terms: GrantTerms) -> String {
+        let slots = terms.slots.map { "\($0.index)@\($0.generation.value)" }.joined(separator: " ")
+        return "\(terms.handoff.text) lane \(terms.lane.value) epoch \(terms.epoch.value) slots \(slots)"
+    }
+
+    /// Nil for what the trace shows anyway, as a message.
+    static func text(_ action: PrefillAction) -> String? {
+        switch action {
+        case .startCompute(let id): "starts computing \(id.text)"
+        case .cancelCompute(let id): "stops computing \(id.text)"
+        case .post(let lane, let batch):
+            "posts \(batch.ranges.count) ranges of \(batch.handoff.text) on lane \(lane.lane.value)"
+        case .postCompletion(let lane, let terms):
+            "posts the completion record of \(terms.handoff.text) on lane \(lane.lane.value)"
+        case .unpin(let id): "lets the source pages of \(id.text) go"
+        case .closeLane(let lane): "closes lane \(lane.lane.value)"
+        case .setDeadline(let deadline, let id): "sets \(deadline.rawValue) of \(id.text)"
+        default: nil
+        }
+    }
+
+    static func text(_ action: DecodeAction) -> String? {
+        switch action {
+        case .bindLane(let terms): "grants \(text(terms))"
+        case .unbindLane(let id, let lane, _): "unbinds lane \(lane.value) from \(id.text)"
+        case .fenceLane(let lane): "fences lane \(lane.value)"
+        case .verifyDigests(let id, _, _, _): "compares digests of \(id.text)"
+        case .startSequence(let id, let slots): "seals \(id.text) in slots \(slots.map(\.index)), starts it"
+        case .cancelSequence(let id): "cancels the sequence of \(id.text)"
+        case .setDeadline(let deadline, let id): "sets \(deadline.rawValue) of \(id.text)"
+        case .dumpEvidence(let id, _): "dumps the pages of \(id.text)"
+        default: nil
+        }
+    }
+
+    static func text(_ outcome: HandoffOutcome) -> String {
+        switch outcome {
+        case .finished: "finished"
+        case .refused(let reason): "refused, \(reason.rawValue)"
+        case .failed(let why): "failed, \(why.cause.rawValue)"
+        case .cancelled: "cancelled"
+        }
+    }
+
+    static func name(_ outcome: HandoffOutcome) -> String {
+        switch outcome {
+        case .finished: "finished"
+        case .refused: "refused"
+        case .failed: "failed"
+        case .cancelled: "cancelled"
+        }
+    }
+}
+
+extension HandoffID {
+    /// Router incarnation, request and attempt.
+    var text: String { "\(router.value)/\(request).\(attempt)" }
+}

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Simulated clusters of the shipping state machines through faults, then every rule of the contract broken in turn.
+# `make simulate` calls this. SEEDS: how many runs; WITHIN: seeds within which each broken rule must be caught.
+#
+# Two builds: the first is what nodes and routers ship, the second can break rules and is used for nothing else. Both
+# resolve fewer packages than the whole; what was resolved for the whole is put back after them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+jobs=${JOBS:-$(nproc)}
+if [ -f Package.resolved ]; then
+    kept=$(mktemp)
+    cp -p Package.resolved "$kept"
+    trap 'mv "$kept" Package.resolved' EXIT
+fi
+export BATON_MODULES=simulate
+swift build -c release --product simulate --scratch-path .build-simulate
+BATON_MUTANTS=1 swift build -c release --product simulate --scratch-path .build-simulate-mutants
+
+started=$SECONDS
+.build-simulate/release/simulate --seeds "${SEEDS:-4000}" --jobs "$jobs" ${PARTIAL:+--partial}
+.build-simulate-mutants/release/simulate --mutants --within "${WITHIN:-400}" --jobs "$jobs"
+echo "simulated in $((SECONDS - started)) s, builds not counted"
