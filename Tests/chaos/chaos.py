@@ -53,6 +53,8 @@ def options():
         binaries=BINARIES,
         model=pathlib.Path(MODEL).resolve(),
     )
+    if not chosen.model.exists():
+        sys.exit(f"{chosen.model} is missing; run `make setup`")
     unknown = set(chosen.faults) - set(faults.KINDS)
     if unknown:
         sys.exit(f"FAULTS knows {', '.join(faults.KINDS)}, not {', '.join(sorted(unknown))}")
