@@ -138,11 +138,10 @@ class Rig:
         """By what the sender writes when it serves the router's probe."""
         served = await self.sender.wait_for("served", 1)
         slot = max(slot for slot, _ in served[0]["slots"])
-        deadline = time.monotonic() + 5
-        while not self.slab.find(slot, FILL):
-            if time.monotonic() > deadline:
-                raise Failed("the sender's first page is nowhere in the decode node's memory")
-            await asyncio.sleep(0.05)
+        # Sealed and settled, so it has landed as a whole.
+        await self.until_attached()
+        if not self.slab.find(slot, FILL):
+            raise Failed("the sender's first page is nowhere in the decode node's memory")
 
     async def undisturbed(self):
         """The answers of each of a set alone, and of all at once, which must be the same; the pages that are the
