@@ -6,6 +6,8 @@ import re
 import time
 
 SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ([0-9.eE+-]+|NaN|\+Inf)$")
+# Kept connected from each prefill node to each decode node unless --lanes says otherwise.
+LANES = 4
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -133,6 +135,24 @@ class Footprint:
             if memory > self.memory[process.role] * 5 // 4 + self.MEMORY_SLACK:
                 beyond.append(f"memory of {text}")
         return lines, beyond
+
+
+async def missing_lanes(cluster, patience=30.0):
+    """Pairs of nodes that are not connected again by as many lanes as they keep, as the routers see it."""
+    deadline = time.monotonic() + patience
+    while True:
+        missing = []
+        for router in cluster.routers:
+            nodes = (await cluster.status(router))["nodes"]
+            decodes = sum(node["role"] == "decode" for node in nodes)
+            prefills = len(nodes) - decodes
+            for node in nodes:
+                wanted = LANES * (prefills if node["role"] == "decode" else decodes)
+                if node["lanes"]["idle"] != wanted or node["lanes"]["busy"]:
+                    missing.append(f"{node['name']} as {router.name} sees it: {node['lanes']}, not {wanted} idle")
+        if not missing or time.monotonic() > deadline:
+            return missing
+        await asyncio.sleep(0.5)
 
 
 async def leftovers(cluster, patience=30.0):

@@ -127,20 +127,27 @@ class Run:
                 raise task.exception()
         await counters.sample_all()
         pages, handoffs = await accounting.leftovers(cluster)
+        wrong = await self.afterwards(cluster, requests, answers)
+        lanes = await accounting.missing_lanes(cluster)
+        unsettled = unsettled or await cluster.wait_until_quiet(30)
+        if not pages and not handoffs:
+            pages, handoffs = await accounting.leftovers(cluster)
         lines, beyond = footprint.compare()
-        unready = None
-        try:
-            await cluster.wait_until_ready(60)
-        except TimeoutError as failure:
-            unready = str(failure)
-        wrong = [unready] if unready else await load.verify(cluster, requests, answers)
         phases = storm.phases.count(cluster.routers)
         report = Report(chosen, storm, trouble, counters)
         good = report.print(
-            seconds, phases, unsettled, pages, handoffs, lines, beyond, self.exits, wrong
+            seconds, phases, unsettled, pages, handoffs, lanes, lines, beyond, self.exits, wrong
         )  # fmt: skip
         report.keep(self.folder)
         return good
+
+    async def afterwards(self, cluster, requests, answers):
+        """Whether all nodes work again, and answer every request as before: what is cached is as it was."""
+        try:
+            await cluster.wait_until_ready(60)
+        except TimeoutError as failure:
+            return [str(failure)]
+        return await load.verify(cluster, requests, answers)
 
     async def watch(self, cluster):
         """Processes end only when a fault ends them. One that does otherwise is started again, and told of."""
@@ -206,6 +213,8 @@ def start():
     except asyncio.CancelledError:
         say("interrupted")
         sys.exit(130)
+    except (RuntimeError, TimeoutError) as failure:
+        say(f"failed: {failure}")
     finally:
         network.close()
         if good and not chosen.keep:

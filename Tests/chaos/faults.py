@@ -3,9 +3,13 @@
 import asyncio
 import collections
 import dataclasses
+import json
 import random
 import signal
 import time
+from functools import partial
+
+from streaming_client import get
 
 KINDS = ("kill", "stop", "router", "net")
 # How long a fault's consequences may be seen after its end: lease, drain budget, redialling.
@@ -42,7 +46,7 @@ class Faults:
         touching = [
             fault for fault in self.history if fault.ended is None or fault.ended + AFTERMATH_SECONDS > began
         ]
-        return all(fault.victim == self.cluster.routers[0].name for fault in touching)
+        return bool(touching) and all(fault.victim == self.cluster.routers[0].name for fault in touching)
 
     async def run(self, seconds):
         end = time.monotonic() + seconds
@@ -72,28 +76,30 @@ class Faults:
             return None
         if kind in ("kill", "router"):
             gentle = kind == "router" and dice.random() < 0.3
-            return victim, f"{'SIGTERM' if gentle else 'SIGKILL'} {victim.role}", self._end(victim, gentle, dice)
+            return victim, f"{'SIGTERM' if gentle else 'SIGKILL'} {victim.role}", partial(self._end, victim, gentle, dice)
         if kind == "stop":
             long = dice.random() < 0.4
             seconds = dice.uniform(*(LONG_STOP if long else SHORT_STOP))
-            return victim, f"{'long' if long else 'short'} SIGSTOP {victim.role}", self._pause(victim, seconds)
+            what = f"{'long' if long else 'short'} SIGSTOP {victim.role}"
+            return victim, what, partial(self._pause, victim, seconds, until_writing=dice.random() < 0.5)
         how = dice.choice(self.cluster.network.cuts)
         plane = dice.choice(("control", "data"))
         seconds = dice.uniform(4.0, 12.0) if dice.random() < 0.4 else dice.uniform(0.2, 2.5)
-        return victim, f"{plane} {how}", self._cut(victim, plane, how, seconds)
+        return victim, f"{plane} {how}", partial(self._cut, victim, plane, how, seconds)
 
     def _spares_a_pair(self, victim):
         """Of each role one is always left alone, so that there is work for all of the run."""
         if victim.role == "router":
             return True
-        return any(node for node in self.cluster.nodes if node.role == victim.role and node is not victim and not node.fault)
+        others = [node for node in self.cluster.nodes if node.role == victim.role and node is not victim]
+        return any(not node.fault for node in others)
 
     async def _hold(self, victim, what, action):
         fault = Fault(what, victim.name, time.monotonic())
         self.history.append(fault)
         victim.fault = fault
         try:
-            await action
+            await action()
         except OSError as failure:
             self.errors.append(f"{what} {victim.name}: {failure}")
         finally:
@@ -126,12 +132,26 @@ class Faults:
                 await asyncio.sleep(0.1)
         self.errors.append(f"{victim.key} did not come back: exit {victim.exit_code()}")
 
-    async def _pause(self, victim, seconds):
+    async def _pause(self, victim, seconds, until_writing):
+        if until_writing and victim.role != "router":
+            await self._until_writing(victim)
         victim.send(signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
         finally:
             victim.send(signal.SIGCONT)
+
+    async def _until_writing(self, victim):
+        """Until the ledger has a handoff of this node between its grant and its seal."""
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            try:
+                rows = json.loads(await get(self.cluster.routers[-1].address, "/admin/handoffs"))
+            except OSError:
+                return
+            if any(row["state"] == "prefilling" and row[victim.role] == victim.name for row in rows):
+                return
+            await asyncio.sleep(0.01)
 
     async def _cut(self, victim, plane, how, seconds):
         network = self.cluster.network

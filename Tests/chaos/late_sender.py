@@ -69,6 +69,7 @@ class Sender:
         self.stream = None
         self.plans = []
         self.posted = {}
+        self.known = set()
         self.go = threading.Event()
 
     def tell(self, **event):
@@ -107,6 +108,10 @@ class Sender:
         elif 6 in message:
             prefill = decode(message[6][0])
             grant = Grant.of(prefill[1][0])
+            self.stream.send({15: {1: grant.handoff}})
+            if grant.name in self.known:
+                return
+            self.known.add(grant.name)
             tokens = sum(len(packed(part)) for part in prefill[2])
             plan = {"mode": "serve"} if tokens <= PROBE_TOKENS else self.plans.pop(0) if self.plans else None
             threading.Thread(target=self.write, args=(grant, plan or {"mode": "serve"}), daemon=True).start()

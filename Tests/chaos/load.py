@@ -27,7 +27,8 @@ class Tally:
     too_late: int = 0
     mismatches: list = dataclasses.field(default_factory=list)
     failures: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    # Failed requests of the router that no fault touches, while only another router was in trouble.
+    # Requests to the router that no fault touches, while only the other router was in trouble; those that failed.
+    beside: int = 0
     disturbed: list = dataclasses.field(default_factory=list)
 
 
@@ -141,6 +142,8 @@ class Load:
     def _ended(self, request, router, answer, began, asking):
         if asking.exception():
             raise asking.exception()
+        beside = router is not self.cluster.routers[0] and self.faults.only_on_first_router(began)
+        self.tally.beside += beside
         if answer.finished:
             self.tally.finished += 1
             seconds = time.monotonic() - began
@@ -148,7 +151,7 @@ class Load:
         else:
             self.tally.failed += 1
             self.tally.failures[self._reason(answer)] += 1
-            if router is not self.cluster.routers[0] and self.faults.only_on_first_router(began):
+            if beside:
                 self.tally.disturbed.append(f"request {request.number} at {router.key}: {answer.error}")
         self._compare(request, router, answer)
 

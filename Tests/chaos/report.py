@@ -1,6 +1,7 @@
 """The figures of a run, and which of them must be what."""
 
 import json
+import resource
 
 
 def _count(value):
@@ -33,7 +34,7 @@ class Report:
     def line(self, what, text):
         print(f"  {what:<42} {text}")
 
-    def print(self, seconds, phases, unsettled, pages, handoffs, footprint, beyond, exits, wrong_after):
+    def print(self, seconds, phases, unsettled, pages, handoffs, lanes, footprint, beyond, exits, wrong_after):
         tally, counters = self.load.tally, self.counters
         granted = counters.total("grants_total", role="decode") or 0
         print(f"\n{seconds:.0f} s under load, seed {self.options.seed}, {self.faults.cluster.network.description}")
@@ -43,6 +44,8 @@ class Report:
         self.line("finished", f"{tally.finished:,} ({tally.too_late:,} of them before their client would have left)")
         self.line("aborted by their client", f"{tally.aborted:,}: {_parts(phases)}")
         self.line("failed", f"{tally.failed:,}: {_parts(tally.failures)}")
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self.line("CPU time of this harness", f"{used.ru_utime + used.ru_stime:.0f} s")
         print("\nFaults")
         self.line("injected", f"{len(self.faults.history)}: {_parts(self.faults.counts)}")
         print("\nHandoffs")
@@ -69,9 +72,10 @@ class Report:
         self.must("digest mismatches", [f"{where} {count}" for where, count in digests.items() if count])
         self.must("lost pages", [f"{node}: {what}" for node, what in pages.items()])
         self.must("open handoffs", [f"{node}: {what}" for node, what in handoffs.items()])
+        self.must("nodes with lanes missing", lanes)
         self.must("not quiet afterwards", [unsettled] if unsettled else [])
         self.must("stuck requests", ["no end"] * tally.stuck)
-        self.must("disturbed by another router's restart", tally.disturbed)
+        self.must(f"of {tally.beside} beside a router's restart: failed", tally.disturbed)
         self.must("processes that ended by themselves", exits)
         self.must("faults that could not be undone", self.faults.errors)
         self.must("open files or memory beyond their bounds", beyond)
