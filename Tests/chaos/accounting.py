@@ -170,9 +170,10 @@ async def _leftovers(cluster):
     for node in cluster.nodes:
         values = parse(await node.metrics(5))
         states = {dict(labels)["state"]: int(value) for (name, labels), value in values.items() if name == "kv_pages"}
-        lost = cluster.options.pages - states.get("free", 0) - states.get("cached", 0)
+        total = cluster.options.slots[node.role]
+        lost = total - states.get("free", 0) - states.get("cached", 0)
         if lost:
-            pages[node.key] = f"{lost} of {cluster.options.pages}: {states}"
+            pages[node.key] = f"{lost} of {total}: {states}"
         if open_ := int(values.get(("open_handoffs", ()), 0)):
             handoffs[node.key] = open_
     for router in cluster.routers:

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """`make chaos`: a real cluster under load, cancels, kills, pauses, restarts and cut paths; every answer is checked.
 
-Set by variables: SECONDS=600 SEED=1 RATE=requests/s PREFILL=2 DECODE=2 MODEL=path FAULTS=kill,stop,router,net
-FAULT_EVERY=s PAGES=n REQUESTS=n IN_FLIGHT=n ABORTS=share MIN_HANDOFFS=n KEEP=1
+`Tests/chaos/chaos.py --seconds 60` does the same with what is built. Variables: SEED=1 RATE=requests/s PREFILL=2
+DECODE=2 MODEL=path FAULTS=kill,stop,router,net FAULT_EVERY=s PAGES=n REQUESTS=n IN_FLIGHT=n ABORTS=share
+MIN_HANDOFFS=n KEEP=1
 """
 
 import argparse
@@ -32,22 +33,26 @@ def options():
     def setting(name, default, kind):
         return kind(os.environ.get(name) or default)
 
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=600)
     chosen = argparse.Namespace(
-        seconds=setting("SECONDS", 600, float),
+        seconds=parser.parse_args().seconds,
         seed=setting("SEED", 1, int),
         rate=setting("RATE", 30, float),
         prefill=setting("PREFILL", 2, int),
         decode=setting("DECODE", 2, int),
         faults=[kind for kind in setting("FAULTS", ",".join(faults.KINDS), str).split(",") if kind],
-        fault_every=setting("FAULT_EVERY", 4, float),
+        fault_every=setting("FAULT_EVERY", 3, float),
         faults_at_once=2,
-        pages=setting("PAGES", 160, int),
+        # Few, so that all of them are granted again within seconds. A prefill node keeps prompts in its own, and has
+        # twice as many lest all the time goes into computing.
+        slots={"decode": setting("PAGES", 160, int), "prefill": 2 * setting("PAGES", 160, int)},
         page_tokens=workload.PAGE_TOKENS,
         chunk=workload.CHUNK_TOKENS,
         requests=setting("REQUESTS", 96, int),
         in_flight=setting("IN_FLIGHT", 48, int),
         aborts=setting("ABORTS", 0.5, float),
-        second_router_share=0.25,
+        second_router_share=0.4,
         min_handoffs=setting("MIN_HANDOFFS", 0, int),
         keep=bool(os.environ.get("KEEP")),
         binaries=BINARIES,
@@ -96,13 +101,14 @@ class Run:
         requests = workload.draw(chosen.seed, chosen.requests)
         answers, durations = await self.reference(requests)
         cluster = self.cluster("storm", self.network, routers=2, prefill=chosen.prefill, decode=chosen.decode)
-        say(f"starting 2 routers, {chosen.prefill} prefill and {chosen.decode} decode nodes: {self.network.description}")
+        say(f"2 routers, {chosen.prefill} prefill and {chosen.decode} decode nodes; {self.network.description}")
         await cluster.start()
         counters = accounting.Counters(cluster)
         trouble = faults.Faults(chosen, cluster, counters)
         storm = load.Load(chosen, cluster, requests, answers, durations, trouble)
         # Touches every page and fills every buffer and pool, without a fault.
-        await storm.run(min(8.0, chosen.seconds / 5))
+        warm_up = min(8.0, chosen.seconds / 5)
+        await storm.run(warm_up)
         await storm.settle()
         await cluster.wait_until_quiet(60)
         footprint = accounting.Footprint(cluster)
@@ -115,7 +121,7 @@ class Run:
         ]
         try:
             await asyncio.gather(storm.run(chosen.seconds), trouble.run(chosen.seconds))
-            seconds = time.monotonic() - began
+            seconds = warm_up + time.monotonic() - began
             await storm.settle()
             unsettled = await cluster.wait_until_quiet(90)
         finally:
@@ -164,8 +170,8 @@ class Run:
             tally = storm.tally
             now = ", ".join(f"{fault.what} {fault.victim}" for fault in trouble.history if fault.ended is None)
             say(
-                f"{time.monotonic() - began:5.0f} s  {tally.sent} sent, {tally.finished} finished, {tally.aborted} aborted, "
-                f"{tally.failed} failed, {len(storm.open)} open, {tally.withheld} withheld; "
+                f"{time.monotonic() - began:5.0f} s  {tally.sent} sent, {tally.finished} finished, "
+                f"{tally.aborted} aborted, {tally.failed} failed, {len(storm.open)} open, {tally.withheld} withheld; "
                 f"{counters.total('grants_total', role='decode')} handoffs; {len(tally.mismatches)} mismatches; "
                 f"faults {len(trouble.history)}{f' ({now})' if now else ''}"
             )
@@ -173,14 +179,12 @@ class Run:
 
 def command(chosen):
     """The one that does the same again."""
-    words = [f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name in SETTINGS]
-    if "SEED" not in os.environ:
-        words.append(f"SEED={chosen.seed}")
-    return " ".join(["make", "chaos", *words])
+    words = [f"{name}={shlex.quote(value)}" for name, value in sorted(os.environ.items()) if name in SETTINGS]
+    return " ".join(["make", "chaos", f"SECONDS={chosen.seconds:g}", f"SEED={chosen.seed}", *words])
 
 
 SETTINGS = (
-    "SECONDS SEED RATE PREFILL DECODE MODEL FAULTS FAULT_EVERY PAGES REQUESTS IN_FLIGHT ABORTS MIN_HANDOFFS".split()
+    "RATE PREFILL DECODE MODEL FAULTS FAULT_EVERY PAGES REQUESTS IN_FLIGHT ABORTS MIN_HANDOFFS".split()
 )
 
 

@@ -312,8 +312,6 @@ async def run(chosen, folder):
     real = cluster.nodes[0]
     first = real.arguments.index("--router")
     del real.arguments[first : first + 2]
-    # Room for all prompts, so that a round does not wait for them to be computed again.
-    real.arguments[real.arguments.index("--pages") + 1] = "160"
     rig = Rig(chosen, cluster)
     try:
         for process in cluster.all:
@@ -379,7 +377,8 @@ def start():
         runs=int(os.environ.get("RUNS") or 100),
         seed=int(os.environ.get("SEED") or 1),
         at_once=int(os.environ.get("AT_ONCE") or 5),
-        pages=PAGES,
+        # Room for all prompts on the prefill node, so that a round does not wait for them to be computed again.
+        slots={"decode": PAGES, "prefill": 160},
         page_tokens=PAGE_TOKENS,
         chunk=64,
         binaries=BINARIES,

@@ -117,7 +117,7 @@ class Cluster:
             command += ["--router", router.control]
         # Metrics can be asked for over either plane, so that a cut one does not hide them.
         command += ["--http", f"0.0.0.0:{port}", "--advertise", data, "--threads", 1, "--log-format", "json"]
-        command += ["--pages", self.options.pages, "--page-tokens", self.options.page_tokens]
+        command += ["--page-tokens", self.options.page_tokens, "--pages", self.options.slots[role]]
         if role == "prefill":
             command += ["--chunk", self.options.chunk]
         else:

@@ -105,5 +105,5 @@ class Report:
 
 
 def _mismatch(mismatch):
-    seen, whole = mismatch["seen"], mismatch["reference"]
-    return f"request {mismatch['request']} ({mismatch['kind']}) at {mismatch['router']}: {seen['text']!r}, not {whole['text']!r}"
+    where = f"request {mismatch['request']} ({mismatch['kind']}) at {mismatch['router']}"
+    return f"{where}: {mismatch['seen']['text']!r}, not {mismatch['reference']['text']!r}"

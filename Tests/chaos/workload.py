@@ -26,7 +26,7 @@ def draw(seed, count):
 def _request(random_, number, agents):
     kind = ("short", "chat", "short", "agent", "agent", "short", "long", "chat")[number % 8]
     if kind == "chat":
-        subject = random_.choice(["the sea", "prime numbers", "bread", "the year 1848", "compilers", "tides", "Zürich"])
+        subject = random_.choice(["the sea", "prime numbers", "bread", "the year 1848", "compilers", "Zürich"])
         path = "/v1/chat/completions"
         body = {"messages": [{"role": "user", "content": f"Question {number}: tell me about {subject}."}]}
         body |= {"logprobs": True, "top_logprobs": 1}
@@ -48,10 +48,10 @@ def _request(random_, number, agents):
 
 def _prompt(random_, kind, agents):
     if kind == "short":
-        return _tokens(random_, random_.randint(2, 4 * PAGE_TOKENS))
+        return _tokens(random_, random_.randint(2, 3 * PAGE_TOKENS))
     if kind == "agent":
         return random_.choice(agents) + _tokens(random_, random_.randint(1, 5 * PAGE_TOKENS))
-    return _tokens(random_, random_.randint(2 * CHUNK_TOKENS, 6 * CHUNK_TOKENS))
+    return _tokens(random_, random_.randint(2 * CHUNK_TOKENS, 5 * CHUNK_TOKENS))
 
 
 def _tokens(random_, count):
