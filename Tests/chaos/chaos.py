@@ -179,7 +179,7 @@ class Run:
 
 def command(chosen):
     """The one that does the same again."""
-    words = [f"{name}={shlex.quote(value)}" for name, value in sorted(os.environ.items()) if name in SETTINGS]
+    words = [f"{name}={shlex.quote(value)}" for name, value in sorted(os.environ.items()) if value and name in SETTINGS]
     return " ".join(["make", "chaos", f"SECONDS={chosen.seconds:g}", f"SEED={chosen.seed}", *words])
 
 

@@ -26,7 +26,10 @@ class Tally:
     # Storm victims that were answered before their moment came.
     too_late: int = 0
     mismatches: list = dataclasses.field(default_factory=list)
-    failures: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    # By the router asked: the first, which is killed and restarted, or the other; then by the error.
+    failures: dict = dataclasses.field(
+        default_factory=lambda: {"first": collections.Counter(), "other": collections.Counter()}
+    )
     # Requests to the router that no fault touches, while only the other router was in trouble; those that failed.
     beside: int = 0
     disturbed: list = dataclasses.field(default_factory=list)
@@ -150,7 +153,8 @@ class Load:
             self.expected[request.number] += 0.2 * (seconds - self.expected[request.number])
         else:
             self.tally.failed += 1
-            self.tally.failures[self._reason(answer)] += 1
+            where = "first" if router is self.cluster.routers[0] else "other"
+            self.tally.failures[where][self._reason(answer)] += 1
             if beside:
                 self.tally.disturbed.append(f"request {request.number} at {router.key}: {answer.error}")
         self._compare(request, router, answer)

@@ -14,6 +14,10 @@ def _parts(counts):
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda pair: -pair[1]))
 
 
+def _sum(counts):
+    return f"{sum(counts.values()):,}: {_parts(counts)}"
+
+
 class Report:
     def __init__(self, options, load, faults, counters):
         self.options = options
@@ -43,7 +47,8 @@ class Report:
                   f"{self.options.in_flight} open)")  # fmt: skip
         self.line("finished", f"{tally.finished:,} ({tally.too_late:,} of them before their client would have left)")
         self.line("aborted by their client", f"{tally.aborted:,}: {_parts(phases)}")
-        self.line("failed", f"{tally.failed:,}: {_parts(tally.failures)}")
+        self.line("failed at the router that is restarted", _sum(tally.failures["first"]))
+        self.line("failed at the other", _sum(tally.failures["other"]))
         used = resource.getrusage(resource.RUSAGE_SELF)
         self.line("CPU time of this harness", f"{used.ru_utime + used.ru_stime:.0f} s")
         print("\nFaults")
