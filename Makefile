@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 MODEL ?=
 export MODEL
 
-.PHONY: help setup build demo test check simulate bench docs clean
+.PHONY: help setup build demo test check simulate verify chaos bench docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,13 @@ check: ## the quick checks: formatting and tidy rules
 
 simulate: ## clusters of the shipping state machines through simulated faults, and every rule broken (SEEDS=4000)
 	@scripts/simulate.sh
+
+# SECONDS is a variable of bash itself, which counts on from what it is given: it must not come from the environment.
+chaos: ## a cluster under kills, pauses, cut paths and cancels for SECONDS=600; every answer checked (docs/testing.md)
+	@scripts/setup.sh packages model
+	swift build -c release
+	@Tests/chaos/paused_sender.py
+	@Tests/chaos/chaos.py --seconds $(or $(SECONDS),600)
 
 bench: ## tokens/s beside llama.cpp, KV handoff beside a plain socket, router overhead; one table
 	@scripts/setup.sh packages model bench
