@@ -231,6 +231,7 @@ def main():
         if order["order"] == "plan":
             sender.go.clear()
             sender.plans = order["plans"]
+            sender.tell(event="planned")
         elif order["order"] == "go":
             sender.go.set()
     os._exit(0)

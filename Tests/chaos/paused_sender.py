@@ -189,6 +189,7 @@ class Rig:
         await ask(self.cluster.routers[1].address, self.wiper, Answer())
         before = await self.until_free()
         self.sender.tell(order="plan", plans=plans)
+        await self.sender.wait_for("planned", 1)
         late = [completion(self.random, 100 + index, LATE_TOKENS, 4) for index in range(len(plans))]
         clients = [asyncio.create_task(ask(self.cluster.routers[0].address, one, Answer())) for one in late]
         grants = await self.sender.wait_for("holding", len(plans))
