@@ -33,7 +33,7 @@ test: ## every test: Swift (release build), cluster of real processes, openai cl
 check: ## the quick checks: formatting and tidy rules
 	@scripts/check.sh
 
-simulate: ## clusters of the shipping state machines through simulated faults, and every rule broken (SEEDS=4000)
+simulate: ## clusters of the shipping state machines through simulated faults, and every rule broken (SEEDS=5000)
 	@scripts/simulate.sh
 
 # SECONDS is a variable of bash itself, which counts on from what it is given: it must not come from the environment.

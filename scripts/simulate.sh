@@ -18,6 +18,6 @@ swift build -c release --product simulate --scratch-path .build-simulate
 BATON_MUTANTS=1 swift build -c release --product simulate --scratch-path .build-simulate-mutants
 
 started=$SECONDS
-.build-simulate/release/simulate --seeds "${SEEDS:-4000}" --jobs "$jobs" ${PARTIAL:+--partial}
-.build-simulate-mutants/release/simulate --mutants --within "${WITHIN:-400}" --jobs "$jobs"
+.build-simulate/release/simulate --seeds "${SEEDS:-5000}" --jobs "$jobs" ${PARTIAL:+--partial}
+.build-simulate-mutants/release/simulate --mutants --within "${WITHIN:-1000}" --jobs "$jobs"
 echo "simulated in $((SECONDS - started)) s, builds not counted"

@@ -74,7 +74,8 @@ package struct CompletionRecord: Hashable, Sendable {
 
     /// Whether it names just the slots and generations that were granted.
     func fills(_ terms: GrantTerms) -> Bool {
-        if isBroken(.otherGenerationsCompleted) || isBroken(.staleCompletion) { return true }
+        if isBroken(.otherGenerationsCompleted) { return true }
+        if isBroken(.staleCompletion), handoff != terms.handoff { return true }
         return handoff == terms.handoff && epoch == terms.epoch
             && pages.count == terms.slots.count
             && zip(pages, terms.slots).allSatisfy { $0.slot == $1 }

@@ -62,7 +62,7 @@ struct Gate {
     var records = 0
     var isLanding = false
     private(set) var completed: Completed?
-    private(set) var lastCompleted: HandoffID?
+    /// The last completion record, whose digests `completed` stands for while the lane is not used again.
     private(set) var record: CompletionRecord?
 
     mutating func bind(_ terms: GrantTerms) -> Bool {
@@ -107,7 +107,6 @@ struct Gate {
     mutating func complete(_ record: CompletionRecord, isMatching: Bool) {
         bound = nil
         completed = Completed(handoff: record.handoff, epoch: record.epoch, isMatching: isMatching)
-        lastCompleted = record.handoff
         self.record = record
     }
 

@@ -11,10 +11,13 @@ extension World {
         }
     }
 
+    /// What closing a lane and being told take.
+    private static let slack = Duration.milliseconds(100)
+
     /// The longest a deadline may take.
     private func longest(_ deadline: Deadline) -> Duration {
         let whole = DeadlineDurations()[deadline]
-        return scenario.rates[.wildDeadline] == nil ? whole + whole / 10 : whole * World.latest
+        return scenario.rates[.wildDeadline] == nil ? whole + whole / 20 : whole * World.latest
     }
 
     private func check(_ node: DecodeProcess) {
@@ -32,7 +35,7 @@ extension World {
                     node.shadow.grants[index].quarantined = awake(node.host)
                     continue
                 }
-                let limit = longest(.drainBudget) + World.fenceMax + .seconds(1)
+                let limit = longest(.drainBudget) + World.fenceMax + World.slack
                 if awake(node.host) - since > limit { violate("3: \(id.text) is in quarantine for more than \(limit)") }
             case .inUse, .cached: violate("2: the slots of \(id.text) are used without having been sealed")
             case .free, nil: violate("1: the slots of \(id.text) are free without a proof")
@@ -41,7 +44,7 @@ extension World {
     }
 
     private func check(_ node: PrefillProcess) {
-        let limit = longest(.laneDrain) + .seconds(1)
+        let limit = longest(.laneDrain) + World.slack
         for (id, since) in node.draining where awake(node.host) - since > limit {
             violate("4: the source pages of \(id.text) are held for more than \(limit) after its end")
         }

@@ -231,8 +231,15 @@ extension World {
     func arrived(_ message: ToRouter, _ from: Incarnation, _ id: Int) {
         guard sessions[id].isRouterOpen else { return }
         let router = seat(of: sessions[id].router).index
-        trace(routers[router].host.seat, "← \(seat(of: from)) \(TraceText.text(message))")
+        let process = routers[router]
+        trace(process.host.seat, "← \(seat(of: from)) \(TraceText.text(message))")
+        guard let handoff = message.handoff, let pair = pairs[handoff], pair.prefill != from, pair.decode != from
+        else { return received(message, router, from: from) }
+        let before = process.ledger.rows.first { $0.id == handoff }
         received(message, router, from: from)
+        if process.ledger.rows.first(where: { $0.id == handoff }) != before {
+            violate("1: incarnation \(from.value) is believed about \(handoff.text), which is not its own")
+        }
     }
 
     var isMisdelivering: Bool { scenario.rates[.messageMisdelivered] != nil }

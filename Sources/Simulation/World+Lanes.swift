@@ -226,7 +226,8 @@ extension World {
         lanes[index].gate.complete(record, isMatching: isMatching)
         trace(node.host.seat, "lane \(lane.id.value): the completion record of \(record.handoff.text)")
         answer(index, .complete(record.handoff, record.epoch))
-        let seen = now + draw(.fabric) { $0.time(.microseconds(5), .milliseconds(2)) }
+        let latest = scenario.sealsSlowly ? Duration.milliseconds(60) : .milliseconds(1)
+        let seen = now + draw(.fabric) { $0.time(.microseconds(5), latest) }
         plan(.completion(lane: index, record, record.epoch), in: lane.decode, at: seen)
     }
 

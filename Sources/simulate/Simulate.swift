@@ -37,7 +37,7 @@ struct Simulate: ParsableCommand {
     var mutants = false
 
     @Option(help: "Seeds within which each mutant must be caught.")
-    var within = 400
+    var within = 1000
 
     @OptionGroup var scenario: ScenarioOptions
 

@@ -101,7 +101,7 @@ import Testing
 
     @Test(arguments: BrokenRule.allCases)
     func everyBrokenRuleIsCaught(rule: BrokenRule) {
-        let caught = (0..<400 as Range<UInt64>).first { seed in
+        let caught = (0..<1000 as Range<UInt64>).first { seed in
             BrokenRule.$current.withValue(rule) { World(Scenario(seed: seed)).run().violation != nil }
         }
         #expect(caught != nil, "\(rule.rawValue) went unnoticed")
