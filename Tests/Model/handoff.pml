@@ -204,6 +204,11 @@ byte decodeCuts = 1;
 #ifdef DECODE_CRASH
 byte decodeCrashes = 1;
 #endif
+#ifdef ROUTER_CRASH
+byte routerCrashes = 1;
+bit decodeMissesRouter;             /* the decode node has not noticed yet */
+bit prefillMissesRouter[PREFILLS];
+#endif
 #ifdef CANCEL
 byte cancels = CANCEL;
 #endif
@@ -225,74 +230,72 @@ byte stalls = 1;
 
 /* ================================================================ the router's ledger: LedgerRow, HandoffLedger */
 
+#define D_LIVE(h) (now.dec[h] >= D_GRANTED && now.dec[h] <= D_FENCING)
+#define P_LIVE(h) (now.pre[h] >= P_WRITING && now.pre[h] <= P_DRAINING)
+#define ANY (D_CANCEL | RECLAIM | FENCE)
+
 /* Run at the end of every step: messages that can change nothing any more, and what is left of a handoff that
- * nobody can do anything about, are cleared. That only makes equal states equal. */
-#define LATE(h) (posted[h] > landed[h] && gate[laneOf[h]] != G_CLOSED && broken[laneOf[h]] != B_SILENT)
-inline tidy(h) {
-    if
-    :: dec[h] >= D_ENDING && dec[h] != D_DRAINING || !decodeUp -> toD[h] = 0
-    :: dec[h] == D_DRAINING -> toD[h] = toD[h] & (RECLAIM | FENCE)
-    :: dec[h] >= D_VERIFYING && dec[h] <= D_SEALED && (toD[h] & (D_CANCEL | RECLAIM | FENCE)) -> toD[h] = FENCE
-    :: dec[h] == D_GRANTED -> toD[h] = toD[h] & (D_CANCEL | RECLAIM | FENCE)
-    :: else
-    fi;
-    if
-    :: pre[h] >= P_DRAINING || !ALIVE(h) -> toP[h] = 0
-    :: pre[h] == P_COMPLETING && released[h] -> toP[h] = toP[h] & P_CANCEL
-    :: pre[h] == P_WRITTEN && toP[h] != PREFILL && toP[h] != 0 -> toP[h] = RELEASE
-    :: pre[h] == P_WRITTEN && toP[h] == PREFILL -> toP[h] = 0
-    :: (pre[h] == P_WRITING || pre[h] == P_COMPLETING && !released[h]) && (toP[h] & PREFILL) -> toP[h] = toP[h] & ~PREFILL
-    :: else
-    fi;
-    if
-    :: pre[h] >= P_WRITTEN -> released[h] = 0
-    :: else
-    fi;
-    if
-    :: row[h] == R_ORPHAN || row[h] >= R_RELEASING && !D_OPEN(h) -> fromD[h] = 0
-    :: row[h] >= R_DRAINING && row[h] <= R_CANCELLING && sealedSeen[h] ->
-        fromD[h] = fromD[h] & (RECLAIMED | FINISHED | ENDED)
-    :: row[h] >= R_DRAINING && row[h] <= R_CANCELLING && !sealedSeen[h] ->
-        fromD[h] = fromD[h] & (REFUSED | SEALED | RECLAIMED | FINISHED | ENDED)
-    :: row[h] >= R_PREFILLING && row[h] <= R_DECODING -> fromD[h] = fromD[h] & ~(GRANTED | REFUSED)
-    :: else
-    fi;
-    if
-    :: sealedSeen[h] && (fromD[h] & SEALED) -> fromD[h] = fromD[h] & ~SEALED
-    :: else
-    fi;
-    if
-    :: row[h] == R_ORPHAN || row[h] == R_SETTLED && !P_OPEN(h) || row[h] != R_RESERVING && prefillSettled[h] && !P_OPEN(h) ->
-        fromP[h] = 0
-    :: row[h] >= R_DECODING && row[h] <= R_RELEASING && !prefillSettled[h] -> fromP[h] = fromP[h] & (DRAINED | DRAINED_NOISY)
-    :: row[h] == R_WRITTEN -> fromP[h] = fromP[h] & ~(WRITTEN | ACCEPTED)
-    :: else
-    fi;
-    if
-    :: pre[h] == P_SETTLED_NOISY && prefillSettled[h] -> pre[h] = P_SETTLED
-    :: else
-    fi;
-    if
-    :: !P_OPEN(h) && !LATE(h) && dec[h] != D_GRANTED && dec[h] != D_VERIFYING && !completionDue[h] -> posted[h] = 0; landed[h] = 0
-    :: else
-    fi;
-    if
-    :: outcome[h] -> accepted[h] = 0;
-#ifndef MUTANT_OLD_TOKENS
-        tokens[h] = 0
-#endif
-    :: else
-    fi;
-    if
-    :: (row[h] == R_SETTLED || row[h] == R_ORPHAN) && !D_OPEN(h) && !P_OPEN(h) && posted[h] == 0 &&
-       !completionDue[h] && (dec[h] != D_NONE || !(toD[h] & RESERVE)) && (pre[h] != P_NONE || !(toP[h] & PREFILL)) ->
-        toD[h] = 0; toP[h] = 0; fromD[h] = 0; fromP[h] = 0;
-        sealedSeen[h] = 0; prefillSettled[h] = 1; outcome[h] = 1; accepted[h] = 0;
-        slotOf[h] = 0; laneOf[h] = 0; prefillOf[h] = 0; ofRestarted[h] = 0; generated[h] = 0;
-        dec[h] = D_GONE; pre[h] = P_GONE; row[h] = R_SETTLED
-    :: else
-    fi
+ * nobody can do anything about, are cleared. That only makes equal states equal. In C because it is in every step. */
+c_code {
+static void tidyOrders(int h) {
+    int p = now.prefillOf[h];
+    if ((now.dec[h] >= D_ENDING && now.dec[h] != D_DRAINING) || !now.decodeUp) now.toD[h] = 0;
+    else if (now.dec[h] == D_DRAINING) now.toD[h] &= RECLAIM | FENCE;
+    else if ((now.dec[h] == D_VERIFYING || now.dec[h] == D_SEALED) && (now.toD[h] & ANY)) now.toD[h] = FENCE;
+    else if (now.dec[h] != D_NONE) now.toD[h] &= ANY;
+    if (now.pre[h] >= P_DRAINING || !now.up[p] || now.incarnation[p] != now.ofRestarted[h]) now.toP[h] = 0;
+    else if (now.pre[h] == P_COMPLETING && now.released[h]) now.toP[h] &= P_CANCEL;
+    else if (now.pre[h] == P_WRITTEN) now.toP[h] = (now.toP[h] & (RELEASE | P_CANCEL)) ? RELEASE : 0;
+    else if (now.pre[h] != P_NONE) now.toP[h] &= RELEASE | P_CANCEL;
+    if (now.pre[h] >= P_WRITTEN) now.released[h] = 0;
 }
+
+static void tidyAnswers(int h) {
+    if (now.row[h] == R_ORPHAN || (now.row[h] >= R_RELEASING && !D_LIVE(h))) now.fromD[h] = 0;
+    else if (now.row[h] >= R_DRAINING && now.row[h] <= R_CANCELLING)
+        now.fromD[h] &= REFUSED | SEALED | RECLAIMED | FINISHED | ENDED;
+    else if (now.row[h] >= R_PREFILLING && now.row[h] <= R_DECODING) now.fromD[h] &= ~(GRANTED | REFUSED);
+    if (now.sealedSeen[h]) now.fromD[h] &= ~SEALED;
+    if (now.row[h] == R_ORPHAN || (now.row[h] == R_SETTLED && !P_LIVE(h)) ||
+        (now.row[h] > R_RESERVING && now.prefillSettled[h] && !P_LIVE(h))) now.fromP[h] = 0;
+    else if (now.row[h] >= R_DECODING && now.row[h] <= R_RELEASING && !now.prefillSettled[h])
+        now.fromP[h] &= DRAINED | DRAINED_NOISY;
+    else if (now.row[h] == R_WRITTEN) now.fromP[h] &= ~(WRITTEN | ACCEPTED);
+    if (now.outcome[h]) now.accepted[h] = 0;
+#ifndef MUTANT_OLD_TOKENS
+    if (now.outcome[h]) now.tokens[h] = 0;
+#endif
+}
+
+static void tidyRest(int h) {
+    int l = now.laneOf[h];
+    int late = now.posted[h] > now.landed[h] && now.gate[l] != G_CLOSED && now.broken[l] != B_SILENT;
+    if (now.pre[h] == P_SETTLED_NOISY && now.prefillSettled[h]) now.pre[h] = P_SETTLED;
+    if (!P_LIVE(h) && !late && now.dec[h] != D_GRANTED && now.dec[h] != D_VERIFYING && !now.completionDue[h])
+        now.posted[h] = now.landed[h] = 0;
+    if ((now.row[h] == R_SETTLED || now.row[h] == R_ORPHAN) && !D_LIVE(h) && !P_LIVE(h) && now.posted[h] == 0 &&
+        !now.completionDue[h] && (now.dec[h] != D_NONE || !(now.toD[h] & RESERVE)) &&
+        (now.pre[h] != P_NONE || !(now.toP[h] & PREFILL))) {
+        now.toD[h] = now.toP[h] = now.fromD[h] = now.fromP[h] = 0;
+        now.sealedSeen[h] = now.accepted[h] = 0;
+        now.prefillSettled[h] = now.outcome[h] = 1;
+        now.slotOf[h] = now.laneOf[h] = now.prefillOf[h] = now.ofRestarted[h] = now.generated[h] = 0;
+        now.dec[h] = D_GONE;
+        now.pre[h] = P_GONE;
+        now.row[h] = R_SETTLED;
+    }
+}
+
+static void tidyAll(void) {
+    int h;
+    for (h = 0; h < HANDOFFS; h++) {
+        tidyOrders(h);
+        tidyAnswers(h);
+        tidyRest(h);
+    }
+}
+}
+#define tidy c_code { tidyAll(); }
 
 /* RoutingCore.conclude */
 inline endRequest(r) {
@@ -383,96 +386,95 @@ inline rowLostDecode(h) {
 proctype Row(byte h) {
 end:
     do
-    :: atomic {
+    /* ---- the decode node ---- */
+    :: d_step { (fromD[h] & GRANTED) && row[h] == R_RESERVING ->
+        row[h] = R_PREFILLING; prefillSettled[h] = 0; toP[h] = toP[h] | PREFILL; tidy }
+    :: d_step { (fromD[h] & GRANTED) && row[h] == R_SETTLED && !(toD[h] & FENCE) && D_OPEN(h) ->
+        toD[h] = toD[h] | FENCE; tidy }                       /* a grant nobody waits for */
+    :: d_step { (fromD[h] & REFUSED) && row[h] == R_RESERVING ->
+        deliver(h, O_REFUSED); decodeSettled(h); tidy }
+    :: d_step { (fromD[h] & REFUSED) && row[h] == R_RECLAIMING -> decodeSettled(h); tidy }
+    :: d_step { (fromD[h] & SEALED) && !sealedSeen[h] &&
+                (row[h] == R_PREFILLING || row[h] == R_WRITTEN) ->
+        sealedSeen[h] = 1; row[h] = R_DECODING; endSource(h); tidy }
+    :: d_step { (fromD[h] & SEALED) && !sealedSeen[h] &&
+                (row[h] == R_DRAINING || row[h] == R_RECLAIMING || row[h] == R_FENCING) ->
+        sealedSeen[h] = 1; row[h] = R_CANCELLING; toD[h] = toD[h] | D_CANCEL; endSource(h); tidy }
+    :: d_step { (fromD[h] & SEALED) && row[h] == R_SETTLED && D_OPEN(h) && !(toD[h] & D_CANCEL) ->
+        toD[h] = toD[h] | D_CANCEL; tidy }
+    :: d_step { (fromD[h] & FINISHED) &&
+                (row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) ->
+        sealedSeen[h] = 1;
         if
-        /* ---- the decode node ---- */
-        :: (fromD[h] & GRANTED) && row[h] == R_RESERVING ->
-            row[h] = R_PREFILLING; prefillSettled[h] = 0; toP[h] = toP[h] | PREFILL
-        :: (fromD[h] & GRANTED) && row[h] == R_SETTLED && !(toD[h] & FENCE) && D_OPEN(h) ->
-            toD[h] = toD[h] | FENCE                       /* a grant nobody waits for */
-        :: (fromD[h] & REFUSED) && row[h] == R_RESERVING ->
-            deliver(h, O_REFUSED); decodeSettled(h)
-        :: (fromD[h] & REFUSED) && row[h] == R_RECLAIMING -> decodeSettled(h)
-        :: (fromD[h] & SEALED) && !sealedSeen[h] &&
-                    (row[h] == R_PREFILLING || row[h] == R_WRITTEN) ->
-            sealedSeen[h] = 1; row[h] = R_DECODING; endSource(h)
-        :: (fromD[h] & SEALED) && !sealedSeen[h] &&
-                    (row[h] == R_DRAINING || row[h] == R_RECLAIMING || row[h] == R_FENCING) ->
-            sealedSeen[h] = 1; row[h] = R_CANCELLING; toD[h] = toD[h] | D_CANCEL; endSource(h)
-        :: (fromD[h] & SEALED) && row[h] == R_SETTLED && D_OPEN(h) && !(toD[h] & D_CANCEL) ->
-            toD[h] = toD[h] | D_CANCEL
-        :: (fromD[h] & FINISHED) &&
-                    (row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) ->
-            sealedSeen[h] = 1;
-            if
-            :: delivered[request[h]] == TOKENS -> deliver(h, O_FINISHED)
-            :: else -> deliver(h, O_FAILED)                 /* tokens were lost at the end */
-            fi;
-            decodeSettled(h)
-        :: (fromD[h] & ENDED) &&
-                    (row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) ->
-            sealedSeen[h] = 1; deliver(h, O_FAILED); decodeSettled(h)
-        :: (fromD[h] & (FINISHED | ENDED)) &&
-                    (row[h] == R_DRAINING || row[h] == R_RECLAIMING || row[h] == R_FENCING || row[h] == R_CANCELLING) ->
-            sealedSeen[h] = 1; decodeSettled(h)
-        :: (fromD[h] & RECLAIMED) &&
-                    (row[h] == R_DRAINING || row[h] == R_RECLAIMING || row[h] == R_FENCING || row[h] == R_CANCELLING) ->
-            decodeSettled(h)
-        :: (fromD[h] & RECLAIMED) &&
-                    (row[h] == R_RESERVING || row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) ->
-            deliver(h, O_FAILED); decodeSettled(h)
-        :: (fromD[h] & D_FAILED) && !outcome[h] &&
-                    (row[h] == R_RESERVING || row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) ->
-            deliver(h, O_FAILED); abort(h)
-        /* LedgerRow.accept: tokens at a position */
-        :: tokens[h] != 0 &&
+        :: delivered[request[h]] == TOKENS -> deliver(h, O_FINISHED)
+        :: else -> deliver(h, O_FAILED)                 /* tokens were lost at the end */
+        fi;
+        decodeSettled(h); tidy }
+    :: d_step { (fromD[h] & ENDED) &&
+                (row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) ->
+        sealedSeen[h] = 1; deliver(h, O_FAILED); decodeSettled(h); tidy }
+    :: d_step { (fromD[h] & (FINISHED | ENDED)) &&
+                (row[h] == R_DRAINING || row[h] == R_RECLAIMING || row[h] == R_FENCING || row[h] == R_CANCELLING) ->
+        sealedSeen[h] = 1; decodeSettled(h); tidy }
+    :: d_step { (fromD[h] & RECLAIMED) &&
+                (row[h] == R_DRAINING || row[h] == R_RECLAIMING || row[h] == R_FENCING || row[h] == R_CANCELLING) ->
+        decodeSettled(h); tidy }
+    :: d_step { (fromD[h] & RECLAIMED) &&
+                (row[h] == R_RESERVING || row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) ->
+        deliver(h, O_FAILED); decodeSettled(h); tidy }
+    :: d_step { (fromD[h] & D_FAILED) && !outcome[h] &&
+                (row[h] == R_RESERVING || row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) ->
+        deliver(h, O_FAILED); abort(h); tidy }
+    /* LedgerRow.accept: tokens at a position */
+    :: d_step { tokens[h] != 0 &&
 #ifndef MUTANT_OLD_TOKENS
-                    !outcome[h] && (row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) &&
+                !outcome[h] && (row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) &&
 #endif
-                    ends[request[h]] == 0 && (tokens[h] & (1 << delivered[request[h]])) ->
-            /* invariant 5: no attempt speaks after a later one; the position is the next one by the guard */
-            assert(speaker[request[h]] == NONE || speaker[request[h]] <= h);
-            speaker[request[h]] = h;
-            tokens[h] = tokens[h] & ~(1 << delivered[request[h]]);
-            delivered[request[h]]++
+                ends[request[h]] == 0 && (tokens[h] & (1 << delivered[request[h]])) ->
+        /* invariant 5: no attempt speaks after a later one; the position is the next one by the guard */
+        assert(speaker[request[h]] == NONE || speaker[request[h]] <= h);
+        speaker[request[h]] = h;
+        tokens[h] = tokens[h] & ~(1 << delivered[request[h]]);
+        delivered[request[h]]++; tidy }
 #if TOKENS > 1
-        :: !outcome[h] && (row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) &&
-                    (tokens[h] >> (delivered[request[h]] + 1)) != 0 && !(tokens[h] & (1 << delivered[request[h]])) ->
-            deliver(h, O_FAILED); abort(h)                /* a gap */
+    :: d_step { !outcome[h] && (row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) &&
+                (tokens[h] >> (delivered[request[h]] + 1)) != 0 && !(tokens[h] & (1 << delivered[request[h]])) ->
+        deliver(h, O_FAILED); abort(h); tidy }                /* a gap */
 #endif
-        /* ---- the prefill node ---- */
-        :: (fromP[h] & ACCEPTED) && row[h] == R_PREFILLING && !accepted[h] -> accepted[h] = 1
-        :: (fromP[h] & WRITTEN) && row[h] == R_PREFILLING -> row[h] = R_WRITTEN
-        :: (fromP[h] & (DRAINED | DRAINED_NOISY)) && !prefillSettled[h] &&
-                    ROW_OPEN(h) && row[h] != R_RESERVING ->
-            prefillSettled[h] = 1;
-            if
-            :: row[h] == R_DRAINING -> sourceEnded(h, !(fromP[h] & DRAINED_NOISY))
-            :: row[h] == R_PREFILLING -> deliver(h, O_FAILED); sourceEnded(h, !(fromP[h] & DRAINED_NOISY))
-            :: row[h] == R_RELEASING -> row[h] = R_SETTLED
-            :: else -> skip
-            fi
-        :: (fromP[h] & WRITTEN) && row[h] == R_SETTLED && P_OPEN(h) && !(toP[h] & RELEASE) ->
-            toP[h] = toP[h] | RELEASE
-        :: (fromP[h] & P_FAILED) && !outcome[h] && (row[h] == R_PREFILLING || row[h] == R_WRITTEN) ->
-            deliver(h, O_FAILED); abort(h)
-        /* ---- deadlines: any time ---- */
+    /* ---- the prefill node ---- */
+    :: d_step { (fromP[h] & ACCEPTED) && row[h] == R_PREFILLING && !accepted[h] -> accepted[h] = 1; tidy }
+    :: d_step { (fromP[h] & WRITTEN) && row[h] == R_PREFILLING -> row[h] = R_WRITTEN; tidy }
+    :: d_step { (fromP[h] & (DRAINED | DRAINED_NOISY)) && !prefillSettled[h] &&
+                ROW_OPEN(h) && row[h] != R_RESERVING ->
+        prefillSettled[h] = 1;
+        if
+        :: row[h] == R_DRAINING -> sourceEnded(h, !(fromP[h] & DRAINED_NOISY))
+        :: row[h] == R_PREFILLING -> deliver(h, O_FAILED); sourceEnded(h, !(fromP[h] & DRAINED_NOISY))
+        :: row[h] == R_RELEASING -> row[h] = R_SETTLED
+        :: else -> skip
+        fi; tidy }
+    :: d_step { (fromP[h] & WRITTEN) && row[h] == R_SETTLED && P_OPEN(h) && !(toP[h] & RELEASE) ->
+        toP[h] = toP[h] | RELEASE; tidy }
+    :: d_step { (fromP[h] & P_FAILED) && !outcome[h] && (row[h] == R_PREFILLING || row[h] == R_WRITTEN) ->
+        deliver(h, O_FAILED); abort(h); tidy }
+    /* ---- deadlines: any time ---- */
 #ifdef TIMEOUTS
-        :: row[h] == R_RESERVING -> deliver(h, O_FAILED); abort(h)
-        :: row[h] == R_WRITTEN && !outcome[h] -> 
-            deliver(h, O_FAILED); sourceEnded(h, false); endSource(h)
+    :: d_step { row[h] == R_RESERVING -> deliver(h, O_FAILED); abort(h); tidy }
+    :: d_step { row[h] == R_WRITTEN && !outcome[h] -> 
+        deliver(h, O_FAILED); sourceEnded(h, false); endSource(h); tidy }
 #endif
-        :: row[h] == R_DRAINING -> sourceEnded(h, false)
+    :: d_step { row[h] == R_DRAINING -> sourceEnded(h, false); tidy }
+    /* RoutingCore.failStalled: where nothing else would end it, and with STALL any time */
 #ifdef STALL
-        :: stalls > 0 && (row[h] == R_PREFILLING || row[h] == R_DECODING) && !outcome[h] ->
-            stalls--; deliver(h, O_FAILED); abort(h)
+    :: d_step { stalls > 0 && (row[h] == R_PREFILLING || row[h] == R_DECODING) && !outcome[h] ->
+        stalls--; deliver(h, O_FAILED); abort(h); tidy }
+#elif defined(CUT_LANE)
+    :: d_step { row[h] == R_PREFILLING && broken[laneOf[h]] && !outcome[h] -> deliver(h, O_FAILED); abort(h); tidy }
 #endif
 #ifdef CANCEL
-        :: cancels > 0 && ROW_OPEN(h) && running[request[h]] == h && !outcome[h] ->
-            cancels--; deliver(h, O_CANCELLED); abort(h)
+    :: d_step { cancels > 0 && ROW_OPEN(h) && running[request[h]] == h && !outcome[h] ->
+        cancels--; deliver(h, O_CANCELLED); abort(h); tidy }
 #endif
-        fi;
-        tidy(h) }
     od
 }
 
@@ -588,69 +590,66 @@ inline pickSlot(h, l) {
 proctype Decode(byte h) {
 end:
     do
-    :: atomic {
+    /* ---- the router ---- */
+    :: atomic { ORDERS(h) && (toD[h] & RESERVE) && dec[h] == D_NONE ->
         if
-        /* ---- the router ---- */
-        :: ORDERS(h) && (toD[h] & RESERVE) && dec[h] == D_NONE ->
-            if
-            :: NO_SLOT || (!IDLE(prefillOf[h], h) && !IDLE(prefillOf[h] + 2, h)) ->
-                sayD(h, REFUSED);
+        :: NO_SLOT || (!IDLE(prefillOf[h], h) && !IDLE(prefillOf[h] + 2, h)) ->
+            sayD(h, REFUSED);
 #ifdef MUTANT_FORGET_REFUSED
-                toD[h] = toD[h] | RESERVE
+            toD[h] = toD[h] | RESERVE
 #else
-                dec[h] = D_REFUSED
+            dec[h] = D_REFUSED
 #endif
-            :: !NO_SLOT && IDLE(prefillOf[h], h) -> pickSlot(h, prefillOf[h])
-            :: !NO_SLOT && !IDLE(prefillOf[h], h) && IDLE(prefillOf[h] + 2, h) -> pickSlot(h, prefillOf[h] + 2)
-            fi
-        :: ORDERS(h) && (toD[h] & (D_CANCEL | RECLAIM | FENCE)) && dec[h] == D_NONE ->
-            dec[h] = D_RECLAIMED; sayD(h, RECLAIMED)      /* it overtook its Reserve */
-        :: ORDERS(h) && (toD[h] & (D_CANCEL | RECLAIM | FENCE)) && dec[h] == D_REFUSED &&
-                    !(fromD[h] & RECLAIMED) && ROW_OPEN(h) -> sayD(h, RECLAIMED)
-        :: ORDERS(h) && (toD[h] & D_CANCEL) && dec[h] == D_GRANTED ->
-            slot[slotOf[h]] = S_QUARANTINED; dec[h] = D_DRAINING
-        :: ORDERS(h) && (toD[h] & (D_CANCEL | RECLAIM | FENCE)) && dec[h] == D_VERIFYING -> recycle(h)
-        :: ORDERS(h) && (toD[h] & (D_CANCEL | RECLAIM | FENCE)) && dec[h] == D_SEALED -> cancelSequence(h)
-        :: ORDERS(h) && (toD[h] & RECLAIM) && (dec[h] == D_GRANTED || dec[h] == D_DRAINING) -> unbind(h)
-        :: ORDERS(h) && (toD[h] & FENCE) && (dec[h] == D_GRANTED || dec[h] == D_DRAINING) -> fence(h)
-        /* ---- deadline drainBudget: any time ---- */
-        :: decodeUp && dec[h] == D_DRAINING ->
+        :: !NO_SLOT && IDLE(prefillOf[h], h) -> pickSlot(h, prefillOf[h])
+        :: !NO_SLOT && !IDLE(prefillOf[h], h) && IDLE(prefillOf[h] + 2, h) -> pickSlot(h, prefillOf[h] + 2)
+        fi; tidy }
+    :: d_step { ORDERS(h) && (toD[h] & (D_CANCEL | RECLAIM | FENCE)) && dec[h] == D_NONE ->
+        dec[h] = D_RECLAIMED; sayD(h, RECLAIMED); tidy }      /* it overtook its Reserve */
+    :: d_step { ORDERS(h) && (toD[h] & (D_CANCEL | RECLAIM | FENCE)) && dec[h] == D_REFUSED &&
+                !(fromD[h] & RECLAIMED) && ROW_OPEN(h) -> sayD(h, RECLAIMED); tidy }
+    :: d_step { ORDERS(h) && (toD[h] & D_CANCEL) && dec[h] == D_GRANTED ->
+        slot[slotOf[h]] = S_QUARANTINED; dec[h] = D_DRAINING; tidy }
+    :: d_step { ORDERS(h) && (toD[h] & (D_CANCEL | RECLAIM | FENCE)) && dec[h] == D_VERIFYING -> recycle(h); tidy }
+    :: d_step { ORDERS(h) && (toD[h] & (D_CANCEL | RECLAIM | FENCE)) && dec[h] == D_SEALED -> cancelSequence(h); tidy }
+    :: d_step { ORDERS(h) && (toD[h] & RECLAIM) && (dec[h] == D_GRANTED || dec[h] == D_DRAINING) -> unbind(h); tidy }
+    :: d_step { ORDERS(h) && (toD[h] & FENCE) && (dec[h] == D_GRANTED || dec[h] == D_DRAINING) -> fence(h); tidy }
+    /* ---- deadline drainBudget: any time ---- */
+    :: d_step { decodeUp && dec[h] == D_DRAINING ->
 #ifdef MUTANT_FREE_ON_TIMEOUT
-            recycle(h)
+        recycle(h)
 #else
-            fence(h)
+        fence(h)
 #endif
-        /* ---- the lane: a completion record, at once or after the lane has been given away ---- */
-        :: decodeUp && completionDue[h] && dec[h] == D_GRANTED -> completionDue[h] = 0; dec[h] = D_VERIFYING
-        :: decodeUp && completionDue[h] && dec[h] == D_DRAINING -> completionDue[h] = 0; recycle(h)
-        :: decodeUp && completionDue[h] && dec[h] != D_GRANTED && dec[h] != D_DRAINING ->
-            completionDue[h] = 0
-        /* ---- digestsVerified, SlotPool.seal ---- */
-        :: decodeUp && SEALABLE(h) ->
-            assert(landed[h] >= RECORDS);               /* invariant 2 */
-            slot[slotOf[h]] = S_INUSE;
-            dec[h] = D_SEALED;
-            generated[h] = delivered[request[h]];           /* in the Reserve */
-            leaveLane(h);
-            sayD(h, SEALED)
+        ; tidy }
+    /* ---- the lane: a completion record, at once or after the lane has been given away ---- */
+    :: d_step { decodeUp && completionDue[h] && dec[h] == D_GRANTED -> completionDue[h] = 0; dec[h] = D_VERIFYING; tidy }
+    :: d_step { decodeUp && completionDue[h] && dec[h] == D_DRAINING -> completionDue[h] = 0; recycle(h); tidy }
+    :: d_step { decodeUp && completionDue[h] && dec[h] != D_GRANTED && dec[h] != D_DRAINING ->
+        completionDue[h] = 0; tidy }
+    /* ---- digestsVerified, SlotPool.seal ---- */
+    :: d_step { decodeUp && SEALABLE(h) ->
+        assert(landed[h] >= RECORDS);               /* invariant 2 */
+        slot[slotOf[h]] = S_INUSE;
+        dec[h] = D_SEALED;
+        generated[h] = delivered[request[h]];           /* in the Reserve */
+        leaveLane(h);
+        sayD(h, SEALED); tidy }
 #ifdef DIGEST
-        :: decodeUp && mismatches > 0 && dec[h] == D_VERIFYING -> mismatches--; sayD(h, D_FAILED); fence(h)
+    :: d_step { decodeUp && mismatches > 0 && dec[h] == D_VERIFYING -> mismatches--; sayD(h, D_FAILED); fence(h); tidy }
 #endif
-        /* ---- the engine: every step reads the slot ---- */
-        :: decodeUp && dec[h] == D_SEALED && generated[h] < TOKENS ->
-            /* invariant 2: what is read is sealed, and so nobody may write it (invariant 1) */
-            assert(owner[slotOf[h]] == h && slot[slotOf[h]] == S_INUSE);
-            if
-            :: decodeKnowsRouter && decodeKnown -> tokens[h] = tokens[h] | (1 << generated[h])
-            :: else
-            fi;
-            generated[h]++
-        :: decodeUp && dec[h] == D_SEALED && generated[h] == TOKENS ->
-            slot[slotOf[h]] = S_FREE; owner[slotOf[h]] = NONE; dec[h] = D_FINISHED; sayD(h, FINISHED)
-        :: decodeUp && dec[h] == D_ENDING ->
-            slot[slotOf[h]] = S_FREE; owner[slotOf[h]] = NONE; dec[h] = D_FINISHED; sayD(h, ENDED)
+    /* ---- the engine: every step reads the slot ---- */
+    :: d_step { decodeUp && dec[h] == D_SEALED && generated[h] < TOKENS ->
+        /* invariant 2: what is read is sealed, and so nobody may write it (invariant 1) */
+        assert(owner[slotOf[h]] == h && slot[slotOf[h]] == S_INUSE);
+        if
+        :: decodeKnowsRouter && decodeKnown -> tokens[h] = tokens[h] | (1 << generated[h])
+        :: else
         fi;
-        tidy(h) }
+        generated[h]++; tidy }
+    :: d_step { decodeUp && dec[h] == D_SEALED && generated[h] == TOKENS ->
+        slot[slotOf[h]] = S_FREE; owner[slotOf[h]] = NONE; dec[h] = D_FINISHED; sayD(h, FINISHED); tidy }
+    :: d_step { decodeUp && dec[h] == D_ENDING ->
+        slot[slotOf[h]] = S_FREE; owner[slotOf[h]] = NONE; dec[h] = D_FINISHED; sayD(h, ENDED); tidy }
     od
 }
 
@@ -721,48 +720,45 @@ inline stop(h) {
 proctype Prefill(byte h) {
 end:
     do
-    :: atomic {
+    /* ---- the router ---- */
+    :: d_step { HEARD(h) && (toP[h] & PREFILL) && pre[h] == P_NONE ->
         if
-        /* ---- the router ---- */
-        :: HEARD(h) && (toP[h] & PREFILL) && pre[h] == P_NONE ->
-            if
-            :: (laneEnd[laneOf[h]] == L_OPEN || laneEnd[laneOf[h]] == L_STOPPING) && !LANE_BUSY(laneOf[h]) ->
-                pre[h] = P_WRITING;
+        :: (laneEnd[laneOf[h]] == L_OPEN || laneEnd[laneOf[h]] == L_STOPPING) && !LANE_BUSY(laneOf[h]) ->
+            pre[h] = P_WRITING;
 #if LOSSES > 0
-                sayP(h, ACCEPTED)
+            sayP(h, ACCEPTED)
 #endif
-            :: else -> sayP(h, P_FAILED); settleP(h, true)
-            fi
-        :: HEARD(h) && (toP[h] & P_CANCEL) && (pre[h] == P_WRITING || pre[h] == P_COMPLETING || pre[h] == P_WRITTEN) ->
-            stop(h)
-        :: HEARD(h) && (toP[h] & P_CANCEL) && pre[h] == P_NONE -> settleP(h, true)
-        :: HEARD(h) && (toP[h] & RELEASE) && (pre[h] == P_WRITING || pre[h] == P_WRITTEN) -> stop(h)
-        :: HEARD(h) && (toP[h] & RELEASE) && pre[h] == P_COMPLETING && !released[h] -> released[h] = 1
-        :: HEARD(h) && (toP[h] & RELEASE) && pre[h] == P_NONE && !(fromP[h] & DRAINED) -> sayP(h, DRAINED)
-        /* ---- the engine: pages are ready, and posted ---- */
-        :: MINE(h) && pre[h] == P_WRITING ->
-            if
-            :: posted[h] < RECORDS -> posted[h]++
-            :: posted[h] == RECORDS -> posted[h] = ALL; pre[h] = P_COMPLETING
-            fi;
-#ifdef MUTANT_UNPIN_EARLY
-            if
-            :: pre[h] == P_COMPLETING -> unpin(h)
-            :: else
-            fi
-#endif
-        /* ---- the lane ---- */
-        :: MINE(h) && pre[h] == P_COMPLETING && ACKNOWLEDGED(h) ->
-            sayP(h, WRITTEN);
-            if
-            :: released[h] -> settleP(h, true)
-            :: else -> pre[h] = P_WRITTEN
-            fi
-        :: MINE(h) && pre[h] == P_DRAINING && ACKNOWLEDGED(h) -> settleP(h, true)
-        /* deadline laneDrain: any time */
-        :: MINE(h) && pre[h] == P_DRAINING && laneEnd[laneOf[h]] == L_OPEN -> laneEnd[laneOf[h]] = L_STOPPING
+        :: else -> sayP(h, P_FAILED); settleP(h, true)
+        fi; tidy }
+    :: d_step { HEARD(h) && (toP[h] & P_CANCEL) && (pre[h] == P_WRITING || pre[h] == P_COMPLETING || pre[h] == P_WRITTEN) ->
+        stop(h); tidy }
+    :: d_step { HEARD(h) && (toP[h] & P_CANCEL) && pre[h] == P_NONE -> settleP(h, true); tidy }
+    :: d_step { HEARD(h) && (toP[h] & RELEASE) && (pre[h] == P_WRITING || pre[h] == P_WRITTEN) -> stop(h); tidy }
+    :: d_step { HEARD(h) && (toP[h] & RELEASE) && pre[h] == P_COMPLETING && !released[h] -> released[h] = 1; tidy }
+    :: d_step { HEARD(h) && (toP[h] & RELEASE) && pre[h] == P_NONE && !(fromP[h] & DRAINED) -> sayP(h, DRAINED); tidy }
+    /* ---- the engine: pages are ready, and posted ---- */
+    :: d_step { MINE(h) && pre[h] == P_WRITING ->
+        if
+        :: posted[h] < RECORDS -> posted[h]++
+        :: posted[h] == RECORDS -> posted[h] = ALL; pre[h] = P_COMPLETING
         fi;
-        tidy(h) }
+#ifdef MUTANT_UNPIN_EARLY
+        if
+        :: pre[h] == P_COMPLETING -> unpin(h)
+        :: else
+        fi
+#endif
+        ; tidy }
+    /* ---- the lane ---- */
+    :: d_step { MINE(h) && pre[h] == P_COMPLETING && ACKNOWLEDGED(h) ->
+        sayP(h, WRITTEN);
+        if
+        :: released[h] -> settleP(h, true)
+        :: else -> pre[h] = P_WRITTEN
+        fi; tidy }
+    :: d_step { MINE(h) && pre[h] == P_DRAINING && ACKNOWLEDGED(h) -> settleP(h, true); tidy }
+    /* deadline laneDrain: any time */
+    :: d_step { MINE(h) && pre[h] == P_DRAINING && laneEnd[laneOf[h]] == L_OPEN -> laneEnd[laneOf[h]] = L_STOPPING; tidy }
     od
 }
 
@@ -781,7 +777,7 @@ inline laneLeft(l) {
     gate[l] = G_CLOSED; gateOf[l] = NONE; closing[l] = 0;
     who = user[l]; user[l] = NONE;
     if
-    :: who != NONE -> closedD(who); tidy(who)
+    :: who != NONE -> closedD(who)
     :: else
     fi
 }
@@ -800,8 +796,7 @@ inline closedP(h, l) {
         :: posted[h] > 0 -> settleP(h, false)
         fi
     :: else
-    fi;
-    tidy(h)
+    fi
 }
 
 #if HANDOFFS > 3
@@ -821,53 +816,48 @@ inline closedP(h, l) {
 proctype Records(byte h) {
 end:
     do
-    :: atomic {
+    /* a header arrives: LaneGate.enter, expectCompletion and complete */
+    :: d_step { landed[h] < posted[h] && gate[laneOf[h]] != G_LANDING && gate[laneOf[h]] != G_CLOSED &&
+                gate[laneOf[h]] != G_ABSENT && !broken[laneOf[h]] ->
         if
-        /* a header arrives: LaneGate.enter, expectCompletion and complete */
-        :: landed[h] < posted[h] && gate[laneOf[h]] != G_LANDING && gate[laneOf[h]] != G_CLOSED &&
-                    gate[laneOf[h]] != G_ABSENT && !broken[laneOf[h]] ->
+        :: gate[laneOf[h]] == G_BOUND &&
+#ifdef MUTANT_LANE_SHARED
+           true ->
+#else
+           gateOf[laneOf[h]] == h ->
+#endif
             if
-            :: gate[laneOf[h]] == G_BOUND &&
+            :: landed[h] < RECORDS -> gate[laneOf[h]] = G_LANDING; gateOf[laneOf[h]] = h
+            :: else ->
+                landed[h]++; gate[laneOf[h]] = G_IDLE; gateOf[laneOf[h]] = NONE;
 #ifdef MUTANT_LANE_SHARED
-               true ->
+                completionDue[user[laneOf[h]]] = 1
 #else
-               gateOf[laneOf[h]] == h ->
+                completionDue[h] = 1
 #endif
-                if
-                :: landed[h] < RECORDS -> gate[laneOf[h]] = G_LANDING; gateOf[laneOf[h]] = h
-                :: else ->
-                    landed[h]++; gate[laneOf[h]] = G_IDLE; gateOf[laneOf[h]] = NONE;
-#ifdef MUTANT_LANE_SHARED
-                    completionDue[user[laneOf[h]]] = 1
-#else
-                    completionDue[h] = 1
-#endif
-                fi
-            :: else -> which = laneOf[h]; laneLeft(which)   /* a stale write is rejected */
             fi
-        /* the bytes land, LaneGate.leave */
-        :: gate[laneOf[h]] == G_LANDING && gateOf[laneOf[h]] == h ->
-            /* invariant 1 */
-            assert(owner[slotOf[h]] == h && (slot[slotOf[h]] == S_GRANTED || slot[slotOf[h]] == S_QUARANTINED));
-            landed[h]++;
-            gate[laneOf[h]] = G_BOUND
-        fi;
-        tidy(h) }
+        :: else -> which = laneOf[h]; laneLeft(which)   /* a stale write is rejected */
+        fi; tidy }
+    /* the bytes land, LaneGate.leave */
+    :: d_step { gate[laneOf[h]] == G_LANDING && gateOf[laneOf[h]] == h ->
+        /* invariant 1 */
+        assert(owner[slotOf[h]] == h && (slot[slotOf[h]] == S_GRANTED || slot[slotOf[h]] == S_QUARANTINED));
+        landed[h]++;
+        gate[laneOf[h]] = G_BOUND; tidy }
     od
 }
 
 /* One connection. The receiving thread leaves in the middle of a record too, but not while it reports a completion. */
 proctype Lane(byte l) {
 #define closedOnL(h) closedP(h, l)
-#define tidyAll(h) tidy(h)
 end:
     do
     :: atomic { gate[l] != G_ABSENT && gate[l] != G_CLOSED && !COMPLETION_DUE(l) &&
                 (closing[l] || (laneEnd[l] == L_CLOSED && broken[l] != B_SILENT) || broken[l] == B_RESET) ->
-        laneLeft(l); EACH(tidyAll) }
+        laneLeft(l); tidy }
     :: atomic { (laneEnd[l] == L_OPEN || laneEnd[l] == L_STOPPING) && !frozen[l % 2] &&
                 (laneEnd[l] == L_STOPPING || (gate[l] == G_CLOSED && broken[l] != B_SILENT) || broken[l] == B_RESET) ->
-        laneEnd[l] = L_CLOSED; EACH(closedOnL) }
+        laneEnd[l] = L_CLOSED; EACH(closedOnL); tidy }
     :: atomic { l >= PREFILLS && laneEnd[l] == L_ABSENT && laneEnd[l - PREFILLS] == L_CLOSED && up[l % 2] &&
                 !frozen[l % 2] && decodeUp && opened < HANDOFFS ->
         laneEnd[l] = L_OPEN; laneInc[l] = incarnation[l % 2]; gate[l] = G_IDLE; gateOf[l] = NONE }
@@ -905,147 +895,189 @@ end:
 proctype Network(byte h) {
 end:
     do
-    :: atomic {
+    :: atomic { losses > 0 && toD[h] != 0 ->
+        losses--;
         if
-        :: losses > 0 && toD[h] != 0 ->
-            losses--;
-            if
-            :: (toD[h] & RESERVE) -> toD[h] = toD[h] & ~RESERVE
-            :: (toD[h] & D_CANCEL) -> toD[h] = toD[h] & ~D_CANCEL
-            :: (toD[h] & RECLAIM) -> toD[h] = toD[h] & ~RECLAIM
-            :: (toD[h] & FENCE) -> toD[h] = toD[h] & ~FENCE
-            fi
-        :: losses > 0 && toP[h] != 0 ->
-            losses--;
-            if
-            :: (toP[h] & PREFILL) -> toP[h] = toP[h] & ~PREFILL
-            :: (toP[h] & RELEASE) -> toP[h] = toP[h] & ~RELEASE
-            :: (toP[h] & P_CANCEL) -> toP[h] = toP[h] & ~P_CANCEL
-            fi
-        :: losses > 0 && fromD[h] != 0 ->
-            losses--;
-            if
-            :: (fromD[h] & GRANTED) -> fromD[h] = fromD[h] & ~GRANTED
-            :: (fromD[h] & REFUSED) -> fromD[h] = fromD[h] & ~REFUSED
-            :: (fromD[h] & SEALED) -> fromD[h] = fromD[h] & ~SEALED
-            :: (fromD[h] & RECLAIMED) -> fromD[h] = fromD[h] & ~RECLAIMED
-            :: (fromD[h] & FINISHED) -> fromD[h] = fromD[h] & ~FINISHED
-            :: (fromD[h] & ENDED) -> fromD[h] = fromD[h] & ~ENDED
-            :: (fromD[h] & D_FAILED) -> fromD[h] = fromD[h] & ~D_FAILED
-            fi
-        :: losses > 0 && fromP[h] != 0 ->
-            losses--;
-            if
-            :: (fromP[h] & ACCEPTED) -> fromP[h] = fromP[h] & ~ACCEPTED
-            :: (fromP[h] & WRITTEN) -> fromP[h] = fromP[h] & ~WRITTEN
-            :: (fromP[h] & DRAINED) -> fromP[h] = fromP[h] & ~DRAINED
-            :: (fromP[h] & DRAINED_NOISY) -> fromP[h] = fromP[h] & ~DRAINED_NOISY
-            :: (fromP[h] & P_FAILED) -> fromP[h] = fromP[h] & ~P_FAILED
-            fi
-        :: losses > 0 && tokens[h] != 0 -> losses--; tokens[h] = 0
+        :: (toD[h] & RESERVE) -> toD[h] = toD[h] & ~RESERVE
+        :: (toD[h] & D_CANCEL) -> toD[h] = toD[h] & ~D_CANCEL
+        :: (toD[h] & RECLAIM) -> toD[h] = toD[h] & ~RECLAIM
+        :: (toD[h] & FENCE) -> toD[h] = toD[h] & ~FENCE
+        fi; tidy }
+    :: atomic { losses > 0 && toP[h] != 0 ->
+        losses--;
+        if
+        :: (toP[h] & PREFILL) -> toP[h] = toP[h] & ~PREFILL
+        :: (toP[h] & RELEASE) -> toP[h] = toP[h] & ~RELEASE
+        :: (toP[h] & P_CANCEL) -> toP[h] = toP[h] & ~P_CANCEL
+        fi; tidy }
+    :: atomic { losses > 0 && fromD[h] != 0 ->
+        losses--;
+        if
+        :: (fromD[h] & GRANTED) -> fromD[h] = fromD[h] & ~GRANTED
+        :: (fromD[h] & REFUSED) -> fromD[h] = fromD[h] & ~REFUSED
+        :: (fromD[h] & SEALED) -> fromD[h] = fromD[h] & ~SEALED
+        :: (fromD[h] & RECLAIMED) -> fromD[h] = fromD[h] & ~RECLAIMED
+        :: (fromD[h] & FINISHED) -> fromD[h] = fromD[h] & ~FINISHED
+        :: (fromD[h] & ENDED) -> fromD[h] = fromD[h] & ~ENDED
+        :: (fromD[h] & D_FAILED) -> fromD[h] = fromD[h] & ~D_FAILED
+        fi; tidy }
+    :: atomic { losses > 0 && fromP[h] != 0 ->
+        losses--;
+        if
+        :: (fromP[h] & ACCEPTED) -> fromP[h] = fromP[h] & ~ACCEPTED
+        :: (fromP[h] & WRITTEN) -> fromP[h] = fromP[h] & ~WRITTEN
+        :: (fromP[h] & DRAINED) -> fromP[h] = fromP[h] & ~DRAINED
+        :: (fromP[h] & DRAINED_NOISY) -> fromP[h] = fromP[h] & ~DRAINED_NOISY
+        :: (fromP[h] & P_FAILED) -> fromP[h] = fromP[h] & ~P_FAILED
+        fi; tidy }
+    :: atomic { losses > 0 && tokens[h] != 0 -> losses--; tokens[h] = 0
 #ifndef MUTANT_NO_RETRANSMIT
 #ifdef MUTANT_NO_SETTLE
 #define ASKS(h) (ROW_OPEN(h) && !outcome[h])
 #else
 #define ASKS(h) ROW_OPEN(h)
 #endif
-        :: ASKS(h) && row[h] == R_RESERVING && !(toD[h] & RESERVE) -> toD[h] = toD[h] | RESERVE
-        :: ASKS(h) && row[h] == R_PREFILLING && !accepted[h] && !prefillSettled[h] && !(toP[h] & PREFILL) ->
-            toP[h] = toP[h] | PREFILL
-        :: ASKS(h) && (row[h] == R_DRAINING || row[h] == R_CANCELLING) && !(toD[h] & D_CANCEL) ->
-            toD[h] = toD[h] | D_CANCEL
-        :: ASKS(h) && row[h] == R_RECLAIMING && !(toD[h] & RECLAIM) -> toD[h] = toD[h] | RECLAIM
-        :: ASKS(h) && row[h] == R_FENCING && !(toD[h] & FENCE) -> toD[h] = toD[h] | FENCE
-        :: ASKS(h) && row[h] >= R_DECODING && !prefillSettled[h] && sealedSeen[h] && !(toP[h] & RELEASE) ->
-            toP[h] = toP[h] | RELEASE
-        :: ASKS(h) && row[h] >= R_DECODING && !prefillSettled[h] && !sealedSeen[h] && !(toP[h] & P_CANCEL) ->
-            toP[h] = toP[h] | P_CANCEL
-        /* repeated answers of the decode node */
-        :: ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_GRANTED && row[h] == R_RESERVING &&
-                    !(fromD[h] & GRANTED) -> sayD(h, GRANTED)
-        :: ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_REFUSED && !(fromD[h] & REFUSED) ->
-            sayD(h, REFUSED)
-        :: ASKS(h) && decodeUp && row[h] <= R_CANCELLING && (dec[h] == D_SEALED || dec[h] == D_ENDING) &&
-                    !(fromD[h] & SEALED) -> sayD(h, SEALED)
-        :: ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_RECLAIMED && !(fromD[h] & RECLAIMED) ->
-            sayD(h, RECLAIMED)
-        :: ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_FINISHED &&
-                    !(fromD[h] & (FINISHED | ENDED)) ->
-            if
-            :: generated[h] == TOKENS -> sayD(h, FINISHED)
-            :: else -> sayD(h, ENDED)
-            fi
-        /* and of the prefill node */
-        :: ASKS(h) && !prefillSettled[h] && HEARD(h) && P_OPEN(h) && row[h] == R_PREFILLING && !accepted[h] &&
-                    !(fromP[h] & ACCEPTED) -> sayP(h, ACCEPTED)
-        :: ASKS(h) && !prefillSettled[h] && HEARD(h) && pre[h] == P_WRITTEN && row[h] == R_PREFILLING &&
-                    !(fromP[h] & WRITTEN) -> sayP(h, WRITTEN)
-        :: ASKS(h) && !prefillSettled[h] && HEARD(h) && pre[h] == P_SETTLED && !(fromP[h] & DRAINED) ->
-            sayP(h, DRAINED)
-        :: ASKS(h) && !prefillSettled[h] && HEARD(h) && pre[h] == P_SETTLED_NOISY && !(fromP[h] & DRAINED_NOISY) ->
-            sayP(h, DRAINED_NOISY)
+        ; tidy }
+    :: d_step { ASKS(h) && row[h] == R_RESERVING && !(toD[h] & RESERVE) -> toD[h] = toD[h] | RESERVE; tidy }
+    :: d_step { ASKS(h) && row[h] == R_PREFILLING && !accepted[h] && !prefillSettled[h] && !(toP[h] & PREFILL) ->
+        toP[h] = toP[h] | PREFILL; tidy }
+    :: d_step { ASKS(h) && (row[h] == R_DRAINING || row[h] == R_CANCELLING) && !(toD[h] & D_CANCEL) ->
+        toD[h] = toD[h] | D_CANCEL; tidy }
+    :: d_step { ASKS(h) && row[h] == R_RECLAIMING && !(toD[h] & RECLAIM) -> toD[h] = toD[h] | RECLAIM; tidy }
+    :: d_step { ASKS(h) && row[h] == R_FENCING && !(toD[h] & FENCE) -> toD[h] = toD[h] | FENCE; tidy }
+    :: d_step { ASKS(h) && row[h] >= R_DECODING && !prefillSettled[h] && sealedSeen[h] && !(toP[h] & RELEASE) ->
+        toP[h] = toP[h] | RELEASE; tidy }
+    :: d_step { ASKS(h) && row[h] >= R_DECODING && !prefillSettled[h] && !sealedSeen[h] && !(toP[h] & P_CANCEL) ->
+        toP[h] = toP[h] | P_CANCEL; tidy }
+    /* repeated answers of the decode node */
+    :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_GRANTED && row[h] == R_RESERVING &&
+                !(fromD[h] & GRANTED) -> sayD(h, GRANTED); tidy }
+    :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_REFUSED && !(fromD[h] & REFUSED) ->
+        sayD(h, REFUSED); tidy }
+    :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && (dec[h] == D_SEALED || dec[h] == D_ENDING) &&
+                !(fromD[h] & SEALED) -> sayD(h, SEALED); tidy }
+    :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_RECLAIMED && !(fromD[h] & RECLAIMED) ->
+        sayD(h, RECLAIMED); tidy }
+    :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_FINISHED &&
+                !(fromD[h] & (FINISHED | ENDED)) ->
+        if
+        :: generated[h] == TOKENS -> sayD(h, FINISHED)
+        :: else -> sayD(h, ENDED)
+        fi; tidy }
+    /* and of the prefill node */
+    :: d_step { ASKS(h) && !prefillSettled[h] && HEARD(h) && P_OPEN(h) && row[h] == R_PREFILLING && !accepted[h] &&
+                !(fromP[h] & ACCEPTED) -> sayP(h, ACCEPTED); tidy }
+    :: d_step { ASKS(h) && !prefillSettled[h] && HEARD(h) && pre[h] == P_WRITTEN && row[h] == R_PREFILLING &&
+                !(fromP[h] & WRITTEN) -> sayP(h, WRITTEN); tidy }
+    :: d_step { ASKS(h) && !prefillSettled[h] && HEARD(h) && pre[h] == P_SETTLED && !(fromP[h] & DRAINED) ->
+        sayP(h, DRAINED); tidy }
+    :: d_step { ASKS(h) && !prefillSettled[h] && HEARD(h) && pre[h] == P_SETTLED_NOISY && !(fromP[h] & DRAINED_NOISY) ->
+        sayP(h, DRAINED_NOISY); tidy }
 #endif
-        fi;
-        tidy(h) }
     od
 }
 #endif
 
 /* The router loses a prefill node: its lease or its stream has ended, whatever the node does. */
-inline lose(p) {
-    attached[p] = 0;
-#define rowLostP(h) if :: prefillOf[h] == p && ofRestarted[h] == attachedInc[p] && ROW_OPEN(h) -> rowLostPrefill(h) :: else fi; tidy(h)
-    EACH(rowLostP)
-}
+#define rowLostP(h) if :: prefillOf[h] == p && ofRestarted[h] == attachedInc[p] && ROW_OPEN(h) -> rowLostPrefill(h) :: else fi
+#define crashOf(h) if :: prefillOf[h] == p && ofRestarted[h] == incarnation[p] && row[h] != R_NONE -> pre[h] = P_GONE :: else fi
+/* one side of a prefill node's stream has ended: its messages are gone */
+#define cutStream(h) if :: prefillOf[h] == p && row[h] != R_NONE -> toP[h] = 0; fromP[h] = 0 :: else fi
+/* PrefillHandoffs.routerLost */
+#define stopOf(h) if :: prefillOf[h] == p && row[h] != R_NONE && ALIVE(h) -> stop(h) :: else fi
+#define orphanedP(h) if :: row[h] == R_ORPHAN && prefillOf[h] == p -> toP[h] = 0; stop(h) :: else fi
+/* DecodeHandoffs.routerLost */
+#define routerLostD(h) abortFence(h)
+#define orphanedD(h) if :: row[h] == R_ORPHAN -> toD[h] = 0; abortFence(h) :: else fi
+/* HandoffLedger.nodeAttached, answered */
+#define listP(h) if :: prefillOf[h] == p && P_OPEN(h) && !ROW_OPEN(h) -> toP[h] = toP[h] | P_CANCEL :: else fi
+#define listD(h) if :: D_OPEN(h) && !ROW_OPEN(h) -> toD[h] = toD[h] | FENCE :: else fi
+#define lostD(h) rowLostDecode(h); toD[h] = 0; fromD[h] = 0; tokens[h] = 0
+#define crashD(h) if :: row[h] != R_NONE -> dec[h] = D_GONE; completionDue[h] = 0 :: else fi
+#define orphan(h) if :: row[h] != R_NONE && row[h] != R_SETTLED -> row[h] = R_ORPHAN; outcome[h] = 1 :: else fi
+#define crashL(l) if :: gate[l] != G_ABSENT -> gate[l] = G_CLOSED :: else fi; gateOf[l] = NONE; user[l] = NONE; closing[l] = 0
+#define endOf(l) if :: laneEnd[l] == L_OPEN || laneEnd[l] == L_STOPPING -> laneEnd[l] = L_CLOSED :: else fi
 
-#define crashOf(h) if :: prefillOf[h] == p && ofRestarted[h] == incarnation[p] && row[h] != R_NONE -> \
-    pre[h] = P_GONE :: else fi; tidy(h)
-
-#if defined(CRASH) || defined(PAUSE)
-proctype Faults() {
-    byte p;
+/* Nodes are alike: what may happen to node 1 happens once it is used. */
+#if defined(CRASH) || defined(PAUSE) || defined(CUT_LANE) || defined(CUT_PREFILL) || defined(ROUTER_CRASH)
+#define PREFILL_FAULTS
+proctype PrefillFaults(byte p) {
 end:
     do
 #ifdef CRASH
-    /* its connections are reset, what was sent may still arrive; or its host is gone and nobody is told */
-    :: atomic { crashes > 0 && up[0] && opened > 0 -> p = 0; crashes--; up[p] = 0; EACH(crashOf);
-        goto crashed }
-    :: atomic { crashes > 0 && up[1] && opened > 1 -> p = 1; crashes--; up[p] = 0; EACH(crashOf);
-        goto crashed }
-    :: atomic { !up[0] && attached[0] -> lose(0) }
-    :: atomic { !up[1] && attached[1] -> lose(1) }
-    :: atomic { !up[0] && !attached[0] && !incarnation[0] && opened < HANDOFFS ->
-        up[0] = 1; incarnation[0] = 1; attached[0] = 1; attachedInc[0] = 1 }
-    :: atomic { !up[1] && !attached[1] && !incarnation[1] && opened < HANDOFFS ->
-        up[1] = 1; incarnation[1] = 1; attached[1] = 1; attachedInc[1] = 1 }
+    /* its connections are reset, and what was sent may still arrive; or its host is gone and nobody is told */
+    :: d_step { crashes > 0 && up[p] && opened > p -> crashes--; up[p] = 0; EACH(crashOf); endOf(p); endOf(p + 2); tidy }
+    :: d_step { crashes > 0 && up[p] && opened > p && gate[p] != G_CLOSED && !broken[p] ->
+        crashes--; up[p] = 0; EACH(crashOf); laneEnd[p] = L_CLOSED; broken[p] = B_SILENT; endOf(p + 2); tidy }
+    :: d_step { !up[p] && attached[p] -> attached[p] = 0; EACH(rowLostP); tidy }
+    :: d_step { !up[p] && !attached[p] && !incarnation[p] && opened < HANDOFFS ->
+        up[p] = 1; incarnation[p] = 1; attached[p] = 1; attachedInc[p] = 1 }
 #endif
 #ifdef PAUSE
     /* for ever; one that goes on after its lease has ended is CUT_PREFILL */
-    :: atomic { pauses > 0 && opened > 0 -> pauses--; frozen[0] = 1 }
-    :: atomic { pauses > 0 && opened > 1 -> pauses--; frozen[1] = 1 }
-    :: atomic { frozen[0] && attached[0] -> lose(0) }
-    :: atomic { frozen[1] && attached[1] -> lose(1) }
+    :: d_step { pauses > 0 && opened > p -> pauses--; frozen[p] = 1; tidy }
+    :: d_step { frozen[p] && attached[p] -> attached[p] = 0; EACH(rowLostP); tidy }
 #endif
-    od;
-#ifdef CRASH
-crashed:
-    atomic {
+#ifdef CUT_LANE
+    /* the path under a lane: nothing arrives any more and nobody is told, or both ends see a reset */
+    :: d_step { laneCuts > 0 && gate[p] != G_CLOSED && opened > p -> laneCuts--; broken[p] = B_SILENT; tidy }
+    :: d_step { laneCuts > 0 && gate[p] != G_CLOSED && opened > p -> laneCuts--; broken[p] = B_RESET; tidy }
+#endif
+#ifdef CUT_PREFILL
+    /* the stream between router and prefill node ends, or the lease of a paused one that goes on later; what was on
+     * its way is lost; each side notices for itself, and the node comes back when both have */
+    :: d_step { prefillCuts > 0 && attached[p] && opened > p ->
+        prefillCuts--; attached[p] = 0; EACH(rowLostP); EACH(cutStream); tidy }
+    :: d_step { !attached[p] && knowsRouter[p] -> knowsRouter[p] = 0; EACH(stopOf); tidy }
+    :: d_step { !attached[p] && !knowsRouter[p] -> attached[p] = 1; knowsRouter[p] = 1; EACH(listP); tidy }
+#endif
+#ifdef ROUTER_CRASH
+    :: d_step { prefillMissesRouter[p] -> prefillMissesRouter[p] = 0; EACH(orphanedP); tidy }
+#endif
+    od
+}
+#endif
+
+#if defined(CUT_DECODE) || defined(DECODE_CRASH) || defined(ROUTER_CRASH)
+#define OTHER_FAULTS
+proctype OtherFaults() {
+end:
+    do
+#ifdef CUT_DECODE
+    :: d_step { decodeCuts > 0 && opened > 0 -> decodeCuts--; decodeKnown = 0; EACH(lostD); tidy }
+    :: d_step { !decodeKnown && decodeKnowsRouter -> decodeKnowsRouter = 0; EACH(routerLostD); tidy }
+    :: d_step { !decodeKnown && !decodeKnowsRouter -> decodeKnown = 1; decodeKnowsRouter = 1; EACH(listD); tidy }
+#endif
+#ifdef DECODE_CRASH
+    /* the process ends, and its lanes and slots with it; another starts when the router has noticed */
+    :: d_step { decodeCrashes > 0 && opened > 0 -> decodeCrashes--; decodeUp = 0;
+        EACH(crashD); crashL(0); crashL(1); crashL(2); crashL(3);
+        slot[0] = S_FREE; owner[0] = NONE;
+#if SLOTS > 1
+        slot[1] = S_FREE; owner[1] = NONE;
+#endif
+        tidy }
+    :: d_step { !decodeUp && decodeKnown -> decodeKnown = 0; EACH(lostD); tidy }
+    :: d_step { !decodeUp && !decodeKnown -> decodeUp = 1; decodeKnown = 1 }
+#endif
+#ifdef ROUTER_CRASH
+    /* its rows are gone and its clients too; what it sent may be delivered until a node notices; the next router
+     * takes requests at once */
+    :: d_step { routerCrashes > 0 && opened > 0 -> routerCrashes--;
+        EACH(orphan);
         if
-        :: laneEnd[p] == L_OPEN || laneEnd[p] == L_STOPPING ->
-            if
-            :: true
-            :: !broken[p] -> broken[p] = B_SILENT
-            fi
+        :: running[0] != NONE -> endRequest(0)
         :: else
         fi;
-        laneEnd[p] = L_CLOSED;
         if
-        :: laneEnd[p + 2] == L_OPEN || laneEnd[p + 2] == L_STOPPING -> laneEnd[p + 2] = L_CLOSED
+        :: running[1] != NONE -> endRequest(1)
         :: else
         fi;
-        p = 0;
-        goto end }
+        decodeMissesRouter = 1; prefillMissesRouter[0] = 1; prefillMissesRouter[1] = 1;
+        tidy }
+    :: d_step { decodeMissesRouter -> decodeMissesRouter = 0; EACH(orphanedD); tidy }
 #endif
+    od
 }
 #endif
 
@@ -1086,8 +1118,11 @@ init {
 #endif
         run Lane(0); run Lane(1); run Lane(2); run Lane(3);
         run Requests(0); run Requests(1);
-#if defined(CRASH) || defined(PAUSE)
-        run Faults();
+#ifdef PREFILL_FAULTS
+        run PrefillFaults(0); run PrefillFaults(1);
+#endif
+#ifdef OTHER_FAULTS
+        run OtherFaults();
 #endif
         run Judge()
     }
