@@ -86,8 +86,11 @@
 #define L_STOPPING 2
 #define L_CLOSED 3
 
+/* An invariant of docs/handoff.md, by its number, which the checker prints. */
+#define invariant(number, what) assert((what) || number == 0)
+
 /* The path under a lane */
-#define B_SILENT 1          /* cut, and neither end is told */
+#define B_SILENT 1          /* cut, and the decode node is not told; the prefill node's keepalive notices */
 #define B_RESET 2           /* cut, and either end will notice */
 
 /* SlotPool.State; cached slots are in use by the prefix tree and not different here */
@@ -300,7 +303,7 @@ static void tidyAll(void) {
 /* RoutingCore.conclude */
 inline endRequest(r) {
     ends[r]++;
-    assert(ends[r] == 1);                               /* invariant 7 */
+    invariant(7, ends[r] == 1);
     running[r] = NONE
 }
 
@@ -431,8 +434,8 @@ end:
                 !outcome[h] && (row[h] == R_PREFILLING || row[h] == R_WRITTEN || row[h] == R_DECODING) &&
 #endif
                 ends[request[h]] == 0 && (tokens[h] & (1 << delivered[request[h]])) ->
-        /* invariant 5: no attempt speaks after a later one; the position is the next one by the guard */
-        assert(speaker[request[h]] == NONE || speaker[request[h]] <= h);
+        /* no attempt speaks after a later one; the position is the next one by the guard */
+        invariant(5, speaker[request[h]] == NONE || speaker[request[h]] <= h);
         speaker[request[h]] = h;
         tokens[h] = tokens[h] & ~(1 << delivered[request[h]]);
         delivered[request[h]]++; tidy }
@@ -463,7 +466,9 @@ end:
     :: d_step { row[h] == R_WRITTEN && !outcome[h] -> 
         deliver(h, O_FAILED); sourceEnded(h, false); endSource(h); tidy }
 #endif
+#ifndef MUTANT_NO_DRAIN_BUDGET
     :: d_step { row[h] == R_DRAINING -> sourceEnded(h, false); tidy }
+#endif
     /* RoutingCore.failStalled: where nothing else would end it, and with STALL any time */
 #ifdef STALL
     :: d_step { stalls > 0 && (row[h] == R_PREFILLING || row[h] == R_DECODING) && !outcome[h] ->
@@ -503,11 +508,19 @@ inline recycle(h) {
     sayD(h, RECLAIMED)
 }
 
-/* DecodeAction.fenceLane: answered when the receiving thread has left (process Lane) */
+/* DecodeAction.fenceLane: answered when the receiving thread has left (process Lane), which it may have done before */
 inline fence(h) {
     slot[slotOf[h]] = S_QUARANTINED;
     dec[h] = D_FENCING;
-    closing[laneOf[h]] = 1;
+    if
+    :: gate[laneOf[h]] == G_CLOSED ->
+#ifdef MUTANT_FENCE_GONE
+        skip
+#else
+        recycle(h)
+#endif
+    :: else -> closing[laneOf[h]] = 1
+    fi;
 #ifdef MUTANT_FENCE_EARLY
     recycle(h);
 #endif
@@ -614,6 +627,7 @@ end:
     :: d_step { ORDERS(h) && (toD[h] & RECLAIM) && (dec[h] == D_GRANTED || dec[h] == D_DRAINING) -> unbind(h); tidy }
     :: d_step { ORDERS(h) && (toD[h] & FENCE) && (dec[h] == D_GRANTED || dec[h] == D_DRAINING) -> fence(h); tidy }
     /* ---- deadline drainBudget: any time ---- */
+#ifndef MUTANT_NO_DRAIN_BUDGET
     :: d_step { decodeUp && dec[h] == D_DRAINING ->
 #ifdef MUTANT_FREE_ON_TIMEOUT
         recycle(h)
@@ -621,6 +635,7 @@ end:
         fence(h)
 #endif
         ; tidy }
+#endif
     /* ---- the lane: a completion record, at once or after the lane has been given away ---- */
     :: d_step { decodeUp && completionDue[h] && dec[h] == D_GRANTED -> completionDue[h] = 0; dec[h] = D_VERIFYING; tidy }
     :: d_step { decodeUp && completionDue[h] && dec[h] == D_DRAINING -> completionDue[h] = 0; recycle(h); tidy }
@@ -628,7 +643,7 @@ end:
         completionDue[h] = 0; tidy }
     /* ---- digestsVerified, SlotPool.seal ---- */
     :: d_step { decodeUp && SEALABLE(h) ->
-        assert(landed[h] >= RECORDS);               /* invariant 2 */
+        invariant(2, landed[h] >= RECORDS);
         slot[slotOf[h]] = S_INUSE;
         dec[h] = D_SEALED;
         generated[h] = delivered[request[h]];           /* in the Reserve */
@@ -639,8 +654,8 @@ end:
 #endif
     /* ---- the engine: every step reads the slot ---- */
     :: d_step { decodeUp && dec[h] == D_SEALED && generated[h] < TOKENS ->
-        /* invariant 2: what is read is sealed, and so nobody may write it (invariant 1) */
-        assert(owner[slotOf[h]] == h && slot[slotOf[h]] == S_INUSE);
+        /* what is read is sealed, and so nobody may write it (invariant 1) */
+        invariant(2, owner[slotOf[h]] == h && slot[slotOf[h]] == S_INUSE);
         if
         :: decodeKnowsRouter && decodeKnown -> tokens[h] = tokens[h] | (1 << generated[h])
         :: else
@@ -665,7 +680,7 @@ inline sayP(h, message) {
 /* A write that may still run reads its source; one whose lane is closed at this end runs no more. */
 #define WRITE_RUNS(h) (landed[h] < posted[h] && landed[h] < RECORDS && laneEnd[laneOf[h]] != L_CLOSED)
 inline unpin(h) {
-    assert(!WRITE_RUNS(h))                              /* invariant 4 */
+    invariant(4, !WRITE_RUNS(h))
 }
 
 /* PrefillHandoff.settle: the one place where source pages are unpinned */
@@ -707,7 +722,7 @@ inline stop(h) {
 #define LANE_UP(h) ((laneEnd[laneOf[h]] == L_OPEN || laneEnd[laneOf[h]] == L_STOPPING) && !broken[laneOf[h]])
 #ifdef MUTANT_OLD_ACK
 #define OTHER(o, h) (o != h && laneOf[o] == laneOf[h] && prefillOf[o] == prefillOf[h] && landed[o] >= posted[h] && \
-    pre[o] != P_NONE)
+    (pre[o] == P_COMPLETING || pre[o] == P_DRAINING))
 #if HANDOFFS > 2
 #define ACKNOWLEDGED(h) (LANE_UP(h) && (landed[h] >= posted[h] || OTHER(0, h) || OTHER(1, h) || OTHER(2, h)))
 #else
@@ -775,11 +790,17 @@ inline closedD(h) {
 
 inline laneLeft(l) {
     gate[l] = G_CLOSED; gateOf[l] = NONE; closing[l] = 0;
+#ifdef MUTANT_LANE_SHARED
+#define closedShared(h) if :: laneOf[h] == l -> closedD(h) :: else fi
+    EACH(closedShared);
+    user[l] = NONE
+#else
     who = user[l]; user[l] = NONE;
     if
     :: who != NONE -> closedD(who)
     :: else
     fi
+#endif
 }
 
 /* PrefillHandoff.laneClosed: the sending thread has left the slab. Whether the last acknowledgements came before
@@ -840,8 +861,7 @@ end:
         fi; tidy }
     /* the bytes land, LaneGate.leave */
     :: d_step { gate[laneOf[h]] == G_LANDING && gateOf[laneOf[h]] == h ->
-        /* invariant 1 */
-        assert(owner[slotOf[h]] == h && (slot[slotOf[h]] == S_GRANTED || slot[slotOf[h]] == S_QUARANTINED));
+        invariant(1, owner[slotOf[h]] == h && (slot[slotOf[h]] == S_GRANTED || slot[slotOf[h]] == S_QUARANTINED));
         landed[h]++;
         gate[laneOf[h]] = G_BOUND; tidy }
     od
@@ -856,7 +876,7 @@ end:
                 (closing[l] || (laneEnd[l] == L_CLOSED && broken[l] != B_SILENT) || broken[l] == B_RESET) ->
         laneLeft(l); tidy }
     :: atomic { (laneEnd[l] == L_OPEN || laneEnd[l] == L_STOPPING) && !frozen[l % 2] &&
-                (laneEnd[l] == L_STOPPING || (gate[l] == G_CLOSED && broken[l] != B_SILENT) || broken[l] == B_RESET) ->
+                (laneEnd[l] == L_STOPPING || gate[l] == G_CLOSED && broken[l] != B_SILENT || broken[l]) ->
         laneEnd[l] = L_CLOSED; EACH(closedOnL); tidy }
     :: atomic { l >= PREFILLS && laneEnd[l] == L_ABSENT && laneEnd[l - PREFILLS] == L_CLOSED && up[l % 2] &&
                 !frozen[l % 2] && decodeUp && opened < HANDOFFS ->
@@ -1082,21 +1102,21 @@ end:
 #endif
 
 #define settledAtLast(h) \
-    assert(dec[h] != D_DRAINING && dec[h] != D_FENCING);                        /* invariant 3 */ \
-    assert(!D_OPEN(h));                                                         /* invariant 6 */ \
-    assert(!P_OPEN(h) || frozen[prefillOf[h]]);                                 /* invariant 6, source pages */ \
-    assert(!ROW_OPEN(h))                                                        /* the router's ledger is empty */
+    invariant(3, dec[h] != D_DRAINING && dec[h] != D_FENCING); \
+    invariant(6, !D_OPEN(h)); \
+    invariant(6, !P_OPEN(h) || frozen[prefillOf[h]]);       /* source pages */ \
+    invariant(6, !ROW_OPEN(h))                              /* the router's ledger is empty */
 
 proctype Judge() {
 end:
     timeout ->
     atomic {
         EACH(settledAtLast);
-        assert(slot[0] == S_FREE);                      /* invariant 6 */
+        invariant(6, slot[0] == S_FREE);
 #if SLOTS > 1
-        assert(slot[1] == S_FREE);
+        invariant(6, slot[1] == S_FREE);
 #endif
-        assert(ends[0] == 1 && ends[1] == 1)            /* invariant 7 */
+        invariant(7, ends[0] == 1 && ends[1] == 1)
     }
 }
 
@@ -1127,3 +1147,10 @@ init {
         run Judge()
     }
 }
+
+/* Invariant 3 as a formula: on every run, every quarantine ends, whichever handoff it is of. */
+#ifdef LTL
+#define Q0 D_QUARANTINE(0)
+#define Q1 D_QUARANTINE(1)
+ltl quarantine_ends { ([] (Q0 -> <> !Q0)) && ([] (Q1 -> <> !Q1)) }
+#endif
