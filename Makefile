@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 MODEL ?=
 export MODEL
 
-.PHONY: help setup build demo test check bench docs clean
+.PHONY: help setup build demo test check verify bench docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test: ## every test: Swift (release build), cluster of real processes, openai cl
 
 check: ## the quick checks: formatting and tidy rules
 	@scripts/check.sh
+
+verify: ## the model of the handoff contract, searched exhaustively, with each rule removed in turn (FULL=1: more)
+	@scripts/setup.sh verify
+	@scripts/verify.py $(if $(FULL),--full)
 
 bench: ## tokens/s beside llama.cpp, KV handoff beside a plain socket, router overhead; one table
 	@scripts/setup.sh packages model bench
