@@ -43,6 +43,10 @@ chaos: ## a cluster under kills, pauses, cut paths and cancels for SECONDS=600; 
 	@Tests/chaos/paused_sender.py
 	@Tests/chaos/chaos.py --seconds $(or $(SECONDS),600)
 
+verify: ## the model of the handoff contract, searched exhaustively, with each rule removed in turn (FULL=1: more)
+	@scripts/setup.sh verify
+	@scripts/verify.py $(if $(FULL),--full)
+
 bench: ## tokens/s beside llama.cpp, KV handoff beside a plain socket, router overhead; one table
 	@scripts/setup.sh packages model bench
 	swift build -c release

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what this project needs and nothing that is already there. Safe to run again at any time.
 #
-#   scripts/setup.sh [packages] [model] [clients] [bench]      default: packages model clients
+#   scripts/setup.sh [packages] [model] [clients] [verify] [bench]      default: packages model clients verify
 #
 #   packages  Debian packages that the Swift build needs
 #   model     SmolLM2-135M-Instruct (98 MB) into .cache/models, unless MODEL names another
 #   clients   the official openai Python package into .cache/venv, for the tests
+#   verify    SPIN and a C compiler, for `make verify`
 #   bench     what the build of llama.cpp needs, for `make bench`
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -73,15 +74,19 @@ setup_clients() {
     fi
 }
 
+setup_verify() {
+    apt_install spin gcc libc6-dev
+}
+
 setup_bench() {
     make_venv
     apt_install cmake make g++
 }
 
-[ $# -gt 0 ] || set -- packages model clients
+[ $# -gt 0 ] || set -- packages model clients verify
 for step in "$@"; do
     case "$step" in
-        packages | model | clients | bench) "setup_$step" ;;
-        *) fail "unknown step '$step' (packages, model, clients, bench)" ;;
+        packages | model | clients | verify | bench) "setup_$step" ;;
+        *) fail "unknown step '$step' (packages, model, clients, verify, bench)" ;;
     esac
 done

@@ -13,6 +13,9 @@ step() { printf '\n== %s (%d s since the start)\n' "$*" $((SECONDS - started)); 
 step "formatting"
 scripts/lint.sh
 
+step "model of the handoff contract, the smallest configurations"
+scripts/verify.py --short
+
 step "release build with tests"
 swift build -c release --build-tests
 
