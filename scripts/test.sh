@@ -28,13 +28,22 @@ swift test -c release --skip-build --disable-xctest --no-parallel --filter '^Clu
 step "the official openai client"
 .cache/venv/bin/python -m unittest discover --start-directory Tests/clients --verbose
 
+step "late writes of a paused sender, byte for byte"
+RUNS=25 Tests/chaos/paused_sender.py
+
+step "chaos, the short form"
+REQUESTS=32 Tests/chaos/chaos.py --seconds 30
+
+step "simulated clusters, and every rule broken in turn"
+scripts/simulate.sh
+
 cp Package.resolved .build/Package.resolved.whole
 trap 'cp -p .build/Package.resolved.whole Package.resolved' EXIT
 
-step "address sanitizer: parsers of untrusted bytes"
-BATON_MODULES=OrderedJSON,ModelFormat,Tokenization \
+step "address sanitizer: parsers of untrusted bytes, lanes, slot pool and state machines"
+BATON_MODULES=OrderedJSON,ModelFormat,Tokenization,Handoff,Transport \
     timeout 1800 swift test --sanitize=address --scratch-path .build-asan --disable-xctest \
-    --filter 'OrderedJSONTests|ModelFormatTests|TokenizationTests'
+    --filter 'OrderedJSONTests|ModelFormatTests|TokenizationTests|HandoffTests|TransportTests'
 
 step "thread sanitizer: lanes and the handoff's state machines"
 BATON_MODULES=Handoff,Transport \
