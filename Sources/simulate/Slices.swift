@@ -44,6 +44,10 @@ enum Slices {
                     var rest = ended.slice
                     rest.seeds = seed + 1..<ended.slice.seeds.upperBound
                     if continuesAfterTraps, !rest.seeds.isEmpty { pending.append(rest) }
+                    // What it had done before is lost with it.
+                    var before = ended.slice
+                    before.seeds = ended.slice.seeds.lowerBound..<seed
+                    if continuesAfterTraps, !before.seeds.isEmpty { pending.append(before) }
                 }
                 whole.add(report)
                 onEnd(ended.slice, report)
