@@ -28,10 +28,10 @@ step "the official openai client"
 cp Package.resolved .build/Package.resolved.whole
 trap 'cp -p .build/Package.resolved.whole Package.resolved' EXIT
 
-step "address sanitizer: parsers of untrusted bytes"
-BATON_MODULES=OrderedJSON,ModelFormat,Tokenization \
+step "address sanitizer: parsers of untrusted bytes, lanes, slot pool and state machines"
+BATON_MODULES=OrderedJSON,ModelFormat,Tokenization,Handoff,Transport \
     timeout 1800 swift test --sanitize=address --scratch-path .build-asan --disable-xctest \
-    --filter 'OrderedJSONTests|ModelFormatTests|TokenizationTests'
+    --filter 'OrderedJSONTests|ModelFormatTests|TokenizationTests|HandoffTests|TransportTests'
 
 step "thread sanitizer: lanes and the handoff's state machines"
 BATON_MODULES=Handoff,Transport \

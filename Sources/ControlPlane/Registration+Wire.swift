@@ -108,6 +108,7 @@ extension NodeLoad {
         digestMismatches = Wire.total(message.digestMismatches)
         isDraining = message.draining
         preemptions = Int(message.preemptions)
+        contract = ContractCounts(message.contract)
     }
 
     var wire: Baton_Control_V1_Heartbeat {
@@ -131,6 +132,7 @@ extension NodeLoad {
             $0.digestMismatches = UInt64(clamping: digestMismatches)
             $0.draining = isDraining
             $0.preemptions = UInt32(clamping: preemptions)
+            $0.contract = contract.wire
         }
     }
 }

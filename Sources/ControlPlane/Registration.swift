@@ -142,6 +142,7 @@ package struct NodeLoad: Sendable, Equatable {
     package var digestMismatches = 0
     package var isDraining = false
     package var preemptions = 0
+    package var contract = ContractCounts()
 
     package init() {}
 }

@@ -107,6 +107,8 @@ final class EngineCore {
         case .dropCache:
             let count = memory.pool.withLock { scheduler.dropCache(pool: &$0) }
             shared.snapshot.withLock { $0.evictedPagesTotal += UInt64(count) }
+        case .hide(let slot):
+            scheduler.hideFromCache(slot)
         case .stop:
             stopping = true
         }
@@ -217,7 +219,7 @@ final class EngineCore {
             case .decode(let job):
                 memory.pool.withLock { pool in for slot in job.slots { pool.release(slot) } }
                 onEvent(.failed(job.id, .shutDown))
-            case .cancel, .release, .dropCache, .stop:
+            case .cancel, .release, .dropCache, .hide, .stop:
                 break
             }
         }

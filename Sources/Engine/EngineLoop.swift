@@ -40,6 +40,9 @@ package final class EngineLoop: Sendable {
     /// Drops the pages of the prefix cache that nobody uses.
     package func dropCache() { shared.mailbox.send(.dropCache) }
 
+    /// Prefill role: no later prompt takes this page from the prefix cache. Pages that are being used stay so.
+    package func hideFromCache(_ slot: SlotRef) { shared.mailbox.send(.hide(slot)) }
+
     /// Says that pages became free outside the engine, for which a sequence may be waiting.
     package func wake() { shared.mailbox.wake() }
 
@@ -72,6 +75,7 @@ final class EngineShared: Sendable {
         case cancel(HandoffID)
         case release(HandoffID)
         case dropCache
+        case hide(SlotRef)
         case stop
     }
 

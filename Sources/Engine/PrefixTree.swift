@@ -133,6 +133,15 @@ package struct PrefixTree: Sendable {
         return evicted
     }
 
+    /// Hides a page and what follows it from every later `acquire`; those who use it now keep it, and it leaves like
+    /// any other. O(pages).
+    package mutating func hide(_ slot: SlotRef) {
+        for (node, entry) in nodes.enumerated() where entry.stamp != 0 && entry.slot == slot {
+            let key = Key(parent: entry.parent, hash: entry.hash)
+            if index[key] == Int32(node) { index[key] = nil }
+        }
+    }
+
     private func child(of parent: Int32, _ tokens: ArraySlice<TokenID>) -> Int32? {
         guard let node = index[Key(parent: parent, hash: Self.hash(tokens))] else { return nil }
         return nodes[Int(node)].tokens.elementsEqual(tokens) ? node : nil

@@ -103,7 +103,7 @@ package struct Scheduler: Sendable {
         precondition(slots.count == limits.pages(tokens.count), "\(slots.count) pages for \(tokens.count) tokens")
         var sequence = Sequence(id: id, tokens: tokens, order: takeOrder())
         sequence.slots = slots
-        sequence.computed = tokens.count - 1
+        sequence.computed = Self.firstWritten(tokens: tokens.count)
         sequence.phase = .running
         let handle = insert(sequence)
         running.append(handle)
@@ -141,6 +141,13 @@ package struct Scheduler: Sendable {
         for slot in evicted { pool.evict(slot) }
         return evicted.count
     }
+
+    /// No later prompt takes this page from the prefix tree.
+    package mutating func hideFromCache(_ slot: SlotRef) { tree.hide(slot) }
+
+    /// The first position whose KV the engine writes for a sequence that came with the KV of all its tokens: the
+    /// last one, computed again for its logits. Pages that end before it are never written while the sequence has them.
+    package static func firstWritten(tokens: Int) -> Int { tokens - 1 }
 
     // MARK: Steps
 

@@ -196,11 +196,13 @@ package struct DecodeHandoffs: ~Copyable {
         apply(handoff) { machine, _ in machine.finished(.finished(end), [.sendFinished(handoff, end)]) }
     }
 
-    /// A started sequence could not be run.
-    package mutating func sequenceFailed(_ handoff: HandoffID, retryable: Bool = true) -> [DecodeAction] {
+    /// A started sequence could not be run, or not to its end.
+    package mutating func sequenceFailed(
+        _ handoff: HandoffID, _ cause: HandoffFailure.Cause = .computeFailed, retryable: Bool = true
+    ) -> [DecodeAction] {
         apply(handoff) { machine, counters in
-            counters.failures[.computeFailed, default: 0] += 1
-            let settlement = DecodeSettlement.failed(HandoffFailure(.computeFailed, retryable: retryable))
+            counters.failures[cause, default: 0] += 1
+            let settlement = DecodeSettlement.failed(HandoffFailure(cause, retryable: retryable))
             return machine.finished(settlement, settlement.answer(handoff))
         }
     }

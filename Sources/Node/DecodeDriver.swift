@@ -17,8 +17,16 @@ package final class DecodeDriver: NodeDriver {
         /// Until the sequence is started.
         var order: Reservation?
         var sampling: SamplingParameters
+        /// Tokens of the sequence as it is started.
+        let tokenCount: Int
+        /// The slots that the prefill node filled; empty before the seal.
+        var written: [SlotRef] = []
         /// When the handoff was given up before its seal.
         var aborted: Duration?
+        /// What the scrub found: the sequence is being ended for it, and none of its tokens is sent any more.
+        var corruption: String?
+        /// Whether any token of this attempt was sent.
+        var hasDelivered = false
         var report: FinishReport?
         var details = ""
     }
@@ -29,7 +37,22 @@ package final class DecodeDriver: NodeDriver {
         case cancel(HandoffID)
         case fence(LaneID)
         case wakeEngine
-        case dump(HandoffID, [SlotRef])
+        case dump(MismatchIncident, Held)
+    }
+
+    /// What is kept from its next owner until evidence has been taken.
+    enum Held: Sendable {
+        /// The pages of a handoff that was not sealed: quarantined until its lane is fenced.
+        case lane(LaneID)
+        /// Pages that the engine had: one more user.
+        case pages([SlotRef])
+    }
+
+    /// A lane whose handoff did not match. It is fenced, and its closing told, when evidence has been taken.
+    struct HeldLane {
+        let handoff: HandoffID
+        let mismatches: [DigestMismatch]
+        var hasClosed = false
     }
 
     struct State: ~Copyable {
@@ -38,6 +61,9 @@ package final class DecodeDriver: NodeDriver {
         var deadlines = DeadlineTable()
         var effects = EffectQueue<Effect>()
         var rate = RateMeter()
+        var heldLanes: [LaneID: HeldLane] = [:]
+        var mismatches = MismatchCounts()
+        var reclaims = ReclaimTimes()
         /// When the completion record that is looked at arrived.
         var sealing = Duration.zero
         var isDraining = false
@@ -50,12 +76,15 @@ package final class DecodeDriver: NodeDriver {
     let links: RouterLinks
     let metrics: NodeMetrics
     let logger: Logger
-    private let evidence: EvidenceStore?
+    let evidence: EvidenceStore?
+    let digests: DigestMode
+    let table: DigestTable
+    let scrubber = LateBound<PageScrubber>()
     private let durations = DeadlineDurations()
     private let maxRunning: Int
     private let start = ContinuousClock.now
     private let state: Mutex<State>
-    private let engine = LateBound<EngineLoop>()
+    let engine = LateBound<EngineLoop>()
     private let listener = LateBound<LaneListener>()
 
     /// Starts the lane listener and the engine. Blocks while the engine allocates.
@@ -72,6 +101,8 @@ package final class DecodeDriver: NodeDriver {
         self.logger = logger
         maxRunning = configuration.maxRunning
         evidence = configuration.evidenceDirectory.map { EvidenceStore(directory: $0) }
+        digests = configuration.digests
+        table = DigestTable(slotCount: memory.pageCount, layerCount: memory.layout.layerCount)
         state = Mutex(State(handoffs: DecodeHandoffs(incarnation: incarnation)))
 
         let late = LateBound<DecodeDriver>()
@@ -80,6 +111,7 @@ package final class DecodeDriver: NodeDriver {
             var lanes = LaneListener.Configuration(
                 host: configuration.lane.host, port: UInt16(clamping: configuration.lane.port))
             lanes.lanesMax = 4096
+            lanes.digests = configuration.digests
             listener = try LaneListener(
                 configuration: lanes, slab: memory.region, incarnation: incarnation,
                 onEvent: { late.current?.handle($0) })
@@ -106,10 +138,11 @@ package final class DecodeDriver: NodeDriver {
             contextLimit: model.tokenLimit(memory), maxRunning: configuration.maxRunning,
             version: ProcessVersion.text, lanesPerPeer: configuration.lanesPerPeer)
         late.bind(self)
+        try startScrubber(configuration)
         metrics.registry.onCollect { [weak self] in self?.collect() }
     }
 
-    private var now: Duration { ContinuousClock.now - start }
+    var now: Duration { ContinuousClock.now - start }
 
     // MARK: NodeDriver
 
@@ -122,6 +155,8 @@ package final class DecodeDriver: NodeDriver {
         var load = NodeLoad(engine: engine, lanes: lanes)
         return state.withLock { state in
             load.note(state.handoffs.counters, open: state.handoffs.openCount, lanes: state.handoffs.laneCounts)
+            load.note(state.mismatches, scrubPasses: table.passes)
+            load.note(state.reclaims)
             load.tokensTotal = Int(clamping: engine.generatedTokensTotal)
             load.tokensPerSecond = state.rate.note(engine.generatedTokensTotal, now: now)
             load.isDraining = state.isDraining
@@ -177,6 +212,7 @@ package final class DecodeDriver: NodeDriver {
     }
 
     package func shutDown() {
+        scrubber.release()?.shutdown()
         listener.current?.shutdown()
         engine.current?.shutdown()
         _ = listener.release()
@@ -215,7 +251,7 @@ package final class DecodeDriver: NodeDriver {
             }
             let actions = state.handoffs.reserve(handoff, pages: pages, prefill: order.prefill, pool: &pool)
             if actions.contains(where: { if case .bindLane = $0 { true } else { false } }) {
-                state.jobs[handoff] = Job(order: order, sampling: sampling)
+                state.jobs[handoff] = Job(order: order, sampling: sampling, tokenCount: order.tokens.count)
             }
             return actions
         }
@@ -279,6 +315,10 @@ package final class DecodeDriver: NodeDriver {
             logger.info("lane closed", metadata: ["lane": "\(lane.value)", "reason": "\(reason)"])
             decide { state, pool in
                 if reason.kind != .shutdown { state.lastError = "lane \(lane.value) closed: \(reason)" }
+                if state.heldLanes[lane] != nil {
+                    state.heldLanes[lane]?.hasClosed = true
+                    return []
+                }
                 return state.handoffs.laneClosed(lane, pool: &pool)
             }
         }
@@ -290,7 +330,7 @@ package final class DecodeDriver: NodeDriver {
         switch event {
         case .tokens(let runs):
             decide { state, _ in
-                for (router, batch) in TokenBatch.byRouter(runs, sent: self.now) {
+                for (router, batch) in TokenBatch.byRouter(self.sound(runs, &state), sent: self.now) {
                     state.effects.append(.send(.tokens(batch), to: router))
                 }
                 return []
@@ -300,6 +340,7 @@ package final class DecodeDriver: NodeDriver {
         case .failed(let handoff, let error):
             logger.error("sequence failed", metadata: ["handoff": "\(handoff.text)", "error": "\(error)"])
             decide { state, _ in
+                if let ended = self.endCorrupted(handoff, &state) { return ended }
                 state.jobs[handoff]?.details = error.description
                 state.lastError = error.description
                 return state.handoffs.sequenceFailed(handoff, retryable: error.isRetryable)
@@ -321,6 +362,7 @@ package final class DecodeDriver: NodeDriver {
             ])
         let report = FinishReport(handoff, reason, stats)
         decide { state, _ in
+            if let ended = self.endCorrupted(handoff, &state) { return ended }
             state.jobs[handoff]?.report = report
             return state.handoffs.finished(handoff, SequenceEnd(report.reason, tokens: report.tokens))
         }
@@ -329,7 +371,7 @@ package final class DecodeDriver: NodeDriver {
     // MARK: Deciding and performing
 
     /// Runs one event of the machine under the locks, then performs what was decided.
-    private func decide(_ event: @Sendable (inout State, inout SlotPool) -> [DecodeAction]) {
+    func decide(_ event: @Sendable (inout State, inout SlotPool) -> [DecodeAction]) {
         let isMyTurn = state.withLock { state in
             memory.pool.withLock { pool in
                 let actions = event(&state, &pool)
@@ -353,15 +395,18 @@ package final class DecodeDriver: NodeDriver {
                 let isQuiet = listener.current?.unbind(lane, epoch) ?? true
                 take(state.handoffs.laneUnbound(handoff, lane, epoch, quiet: isQuiet, pool: &pool), &state, &pool)
             case .verifyDigests(let handoff, let lane, let epoch, let expected):
-                let isEqual =
-                    listener.current?.verifyDigests(lane: lane, epoch: epoch, expected: expected) ?? false
-                take(state.handoffs.digestsVerified(handoff, matching: isEqual, pool: &pool), &state, &pool)
+                let verdict =
+                    listener.current?.verifyDigests(lane: lane, epoch: epoch, expected: expected) ?? .mismatch([])
+                if case .mismatch(let mismatches) = verdict { hold(lane, of: handoff, mismatches, &state) }
+                take(
+                    state.handoffs.digestsVerified(handoff, matching: verdict.allowsSeal, pool: &pool), &state, &pool)
+                if case .matching(let found) = verdict, digests == .scrub { watch(handoff, found, state) }
             case .startSequence(let handoff, let slots):
                 startSequence(handoff, slots, &state, &pool)
             case .fenceLane(let lane):
-                state.effects.append(.fence(lane))
+                if state.heldLanes[lane] == nil { state.effects.append(.fence(lane)) }
             case .dumpEvidence(let handoff, let slots):
-                state.effects.append(.dump(handoff, slots))
+                dump(handoff, slots, &state)
             case .cancelSequence(let handoff):
                 state.effects.append(.cancel(handoff))
             case .setDeadline(let deadline, let handoff):
@@ -384,6 +429,7 @@ package final class DecodeDriver: NodeDriver {
             preconditionFailure("no reservation for the sealed handoff \(handoff.text)")
         }
         state.jobs[handoff]?.order = nil
+        state.jobs[handoff]?.written = slots
         state.effects.append(
             .start(
                 DecodeJob(
@@ -407,7 +453,12 @@ package final class DecodeDriver: NodeDriver {
             metrics.sealTime.observe(time)
             send(.sealed(handoff, sealTime: time), handoff)
         case .sendReclaimed(let handoff, let kind):
-            metrics.timeToSafeReclaim.observe(state.jobs[handoff]?.aborted.map { now - $0 } ?? .zero)
+            // Without a job it is an answer given before.
+            if let job = state.jobs[handoff] {
+                let time = job.aborted.map { now - $0 } ?? .zero
+                metrics.timeToSafeReclaim.with(kind.rawValue).observe(time)
+                state.reclaims.note(time)
+            }
             state.effects.append(.wakeEngine)
             send(.reclaimed(handoff, kind), handoff)
         case .sendFailed(let handoff, let failure):
@@ -430,18 +481,16 @@ package final class DecodeDriver: NodeDriver {
         case .cancel(let handoff): engine.current?.cancel(handoff)
         case .fence(let lane): listener.current?.fence(lane)
         case .wakeEngine: engine.current?.wake()
-        case .dump(let handoff, let slots):
-            logger.critical(
-                "digest mismatch: pages differ from what the prefill node wrote",
-                metadata: ["handoff": "\(handoff.text)", "slots": "\(slots.map(\.index))"])
-            evidence?.store(handoff, slots, memory)
+        case .dump(let incident, let held): dump(incident, held)
         }
     }
 
     private func collect() {
         if let snapshot = engine.current?.snapshot() { metrics.update(snapshot) }
         if let counters = listener.current?.counters { metrics.update(counters) }
+        if let scrubber = scrubber.current { metrics.update(scrubber.counters, passes: table.passes) }
         state.withLock { state in
+            metrics.update(state.mismatches)
             let lanes = state.handoffs.laneCounts
             metrics.update(
                 state.handoffs.counters, open: state.handoffs.openCount, idleLanes: lanes.idle, busyLanes: lanes.busy)

@@ -142,6 +142,7 @@ extension NodeLoad {
         queuedTokens = engine.queuedTokens
         preemptions = Int(clamping: engine.preemptionsTotal)
         staleWrites = lanes.staleWritesRejected
+        contract.uncheckedSeals = lanes.uncheckedCompletions
     }
 
     mutating func note(_ counters: HandoffCounters, open: Int, lanes: (idle: Int, busy: Int)) {
@@ -149,7 +150,26 @@ extension NodeLoad {
         lanesIdle = lanes.idle
         lanesBusy = lanes.busy
         fences = counters.fences
-        digestMismatches = counters.digestMismatches
+        contract.proofsWriteComplete = counters.proofs[.writeComplete] ?? 0
+        contract.proofsDrained = counters.proofs[.drained] ?? 0
+        contract.proofsFenced = counters.proofs[.fenced] ?? 0
+        contract.duplicateEvents = counters.duplicates
+        contract.staleEvents = counters.stale
+        contract.peerFaults = counters.peerFaults
+    }
+
+    mutating func note(_ mismatches: MismatchCounts, scrubPasses: UInt64) {
+        digestMismatches = mismatches.total
+        contract.scrubMismatches = mismatches[.scrub]
+        contract.sendMismatches = mismatches[.send]
+        contract.scrubPasses = Int(clamping: scrubPasses)
+    }
+
+    mutating func note(_ times: ReclaimTimes) {
+        contract.reclaims = times.count
+        contract.reclaimMedian = times.quantile(0.5)
+        contract.reclaimP99 = times.quantile(0.99)
+        contract.reclaimMax = times.longest
     }
 }
 

@@ -1,6 +1,7 @@
 package import ControlPlane
 package import Engine
 package import Kernels
+package import Transport
 
 /// What a node of either role needs to know to start. Made from the flags by `NodeOptions`.
 package struct NodeConfiguration: Sendable {
@@ -30,6 +31,8 @@ package struct NodeConfiguration: Sendable {
     package var lane = HostPort(host: "127.0.0.1", port: 0)
     /// The host that others reach this node by; nil: the one it listens on.
     package var advertisedHost: String?
+    package var digests = DigestMode.sealed
+    package var scrubBytesPerSecond = PageScrubber.Settings.defaultBytesPerSecond
     /// Where pages with wrong digests are written for inspection; nil: nowhere.
     package var evidenceDirectory: String?
     /// How long running work may go on after a drain began.

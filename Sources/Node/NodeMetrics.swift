@@ -10,7 +10,7 @@ package final class NodeMetrics: Sendable {
     let transferLatency: Histogram
     let transferSpeed: Histogram
     let transferMegabytes: Gauge
-    let timeToSafeReclaim: Histogram
+    let timeToSafeReclaim: HistogramFamily
     let sealTime: Histogram
     let fenceTime: Histogram
     private let proofs: CounterFamily
@@ -18,7 +18,12 @@ package final class NodeMetrics: Sendable {
     private let failures: CounterFamily
     private let events: CounterFamily
     private let fences: Counter
-    private let digestMismatches: Counter
+    private let digestMismatches: CounterFamily
+    private let uncheckedSeals: Counter
+    private let scrubbedBytes: Counter
+    private let scrubbedPages: Counter
+    private let scrubPasses: Counter
+    let evidencePages: Gauge
     private let staleWrites: Counter
     private let grants: Counter
     private let seals: Counter
@@ -54,9 +59,9 @@ package final class NodeMetrics: Sendable {
             "kv_transfer_speed_gb_s", "KV bytes of a handoff by the time from its first write to its last, in GB/s.",
             bounds: [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100])
         transferMegabytes = registry.gauge("kv_transfer_total_mb", "KV moved since the start, in MB.")
-        timeToSafeReclaim = registry.histogram(
-            "time_to_safe_reclaim_seconds", "Abort of a handoff to the proof that frees its pages.",
-            bounds: HistogramBounds.seconds)
+        timeToSafeReclaim = registry.histograms(
+            "time_to_safe_reclaim_seconds", "Abort of a handoff to its pages being free, by the proof that freed them.",
+            labels: ["proof"])
         sealTime = registry.histogram(
             "seal_seconds", "Completion record to seal, digest check included.", bounds: HistogramBounds.fine)
         fenceTime = registry.histogram(
@@ -67,7 +72,14 @@ package final class NodeMetrics: Sendable {
         events = registry.counters(
             "handoff_events_dropped_total", "Duplicate, stale and faulty messages, never acted on.", labels: ["kind"])
         fences = registry.counter("fences_total", "Lanes fenced.")
-        digestMismatches = registry.counter("digest_mismatches_total", "Handoffs whose pages had wrong digests.")
+        digestMismatches = registry.counters(
+            "digest_mismatches_total", "Handoffs or cached pages whose bytes had changed, by where it was found.",
+            labels: ["where"])
+        uncheckedSeals = registry.counter("unchecked_seals_total", "Handoffs without digests, which are off.")
+        scrubbedBytes = registry.counter("scrubbed_bytes_total", "Bytes that the scrub read.")
+        scrubbedPages = registry.counter("scrubbed_pages_total", "Pages that the scrub compared.")
+        scrubPasses = registry.counter("scrub_passes_total", "How often the scrub came round.")
+        evidencePages = registry.gauge("evidence_pages", "Pages in use that are held until copied as evidence.")
         staleWrites = registry.counter("stale_write_rejected_total", "Writes for slots that were not granted.")
         grants = registry.counter("grants_total", "Reservations granted.")
         seals = registry.counter("seals_total", "Handoffs sealed.")
@@ -114,14 +126,15 @@ package final class NodeMetrics: Sendable {
     }
 
     func update(_ counters: HandoffCounters, open: Int, idleLanes: Int, busyLanes: Int) {
-        for (kind, count) in counters.proofs { proofs.with(kind.rawValue).raise(to: UInt64(count)) }
+        for kind in QuiescenceProof.Kind.allCases {
+            proofs.with(kind.rawValue).raise(to: UInt64(counters.proofs[kind] ?? 0))
+        }
         for (reason, count) in counters.refusals { refusals.with(reason.rawValue).raise(to: UInt64(count)) }
         for (cause, count) in counters.failures { failures.with(cause.rawValue).raise(to: UInt64(count)) }
         events.with("duplicate").raise(to: UInt64(counters.duplicates))
         events.with("stale").raise(to: UInt64(counters.stale))
         events.with("peer_fault").raise(to: UInt64(counters.peerFaults))
         fences.raise(to: UInt64(counters.fences))
-        digestMismatches.raise(to: UInt64(counters.digestMismatches))
         grants.raise(to: UInt64(counters.grants))
         seals.raise(to: UInt64(counters.seals))
         openHandoffs.set(open)
@@ -129,8 +142,21 @@ package final class NodeMetrics: Sendable {
         lanes.with("busy").set(busyLanes)
     }
 
+    func update(_ mismatches: MismatchCounts) {
+        for place in MismatchIncident.Place.allCases {
+            digestMismatches.with(place.rawValue).raise(to: UInt64(mismatches[place]))
+        }
+    }
+
+    func update(_ counters: PageScrubber.Counters, passes: UInt64) {
+        scrubbedBytes.raise(to: counters.bytes)
+        scrubbedPages.raise(to: counters.pages)
+        scrubPasses.raise(to: passes)
+    }
+
     func update(_ counters: LaneCounters) {
         staleWrites.raise(to: UInt64(counters.staleWritesRejected))
+        uncheckedSeals.raise(to: UInt64(counters.uncheckedCompletions))
         laneBytes.raise(to: UInt64(counters.bytes))
         transferMegabytes.set(Double(counters.bytes) / 1e6)
     }

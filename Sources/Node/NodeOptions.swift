@@ -5,6 +5,7 @@ package import Handoff
 import Kernels
 package import Logging
 import Telemetry
+import Transport
 
 /// The flags that both node executables have.
 package struct NodeOptions: ParsableArguments {
@@ -49,6 +50,15 @@ package struct NodeOptions: ParsableArguments {
 
     @Option(help: "Lanes kept connected from each prefill node to each decode node.")
     package var lanes = 4
+
+    @Option(help: "Digests of KV pages: off, sealed (compared when pages become readable) or scrub (and ever after).")
+    package var digests = DigestMode.sealed.rawValue
+
+    @Option(help: ArgumentHelp("Bytes that --digests scrub reads per second.", valueName: "bytes"))
+    package var scrubRate = PageScrubber.Settings.defaultBytesPerSecond
+
+    @Option(help: ArgumentHelp("Folder for pages whose digests are wrong.", valueName: "folder"))
+    package var evidence: String?
 
     @Option(help: ArgumentHelp("Host by which others reach this node.", valueName: "host"))
     package var advertise: String?
@@ -124,6 +134,13 @@ package struct NodeOptions: ParsableArguments {
         configuration.maxRunning = try number(maxRunning, "max-running", 1...4096)
         if let chunk { configuration.chunkTokens = try number(chunk, "chunk", 1...16384) }
         configuration.lanesPerPeer = try number(lanes, "lanes", 1...64)
+        guard let mode = DigestMode(rawValue: digests) else {
+            let names = DigestMode.allCases.map(\.rawValue).joined(separator: ", ")
+            throw .option(name: "digests", reason: "\(digests) is none of \(names)")
+        }
+        configuration.digests = mode
+        configuration.scrubBytesPerSecond = try number(scrubRate, "scrub-rate", 1 << 16...1 << 40)
+        configuration.evidenceDirectory = evidence
         if let advertise {
             guard let host = HostPort("\(advertise):1") ?? HostPort("[\(advertise)]:1") else {
                 throw .option(name: "advertise", reason: "\(advertise) is no host name")

@@ -36,6 +36,8 @@ package final class PrefillDriver: NodeDriver {
         case postCompletion(LaneKey, GrantTerms)
         case closeLane(LaneKey)
         case setPeers([LanePeer])
+        case hideFromCache(SlotRef)
+        case dump(MismatchIncident)
     }
 
     struct State: ~Copyable {
@@ -48,6 +50,7 @@ package final class PrefillDriver: NodeDriver {
         /// What the routers were told last; nil when it is to be told again.
         var reported: [PeerLanes]?
         var rate = RateMeter()
+        var mismatches = MismatchCounts()
         var isDraining = false
         var lastError = ""
     }
@@ -58,6 +61,9 @@ package final class PrefillDriver: NodeDriver {
     let links: RouterLinks
     let metrics: NodeMetrics
     let logger: Logger
+    let evidence: EvidenceStore?
+    let table: DigestTable
+    let scrubber = LateBound<PageScrubber>()
     private let durations = DeadlineDurations()
     private let start = ContinuousClock.now
     private let state: Mutex<State>
@@ -74,6 +80,8 @@ package final class PrefillDriver: NodeDriver {
         self.links = links
         self.metrics = metrics
         self.logger = logger
+        evidence = configuration.evidenceDirectory.map { EvidenceStore(directory: $0) }
+        table = DigestTable(slotCount: memory.pageCount, layerCount: memory.layout.layerCount)
         state = Mutex(State(handoffs: PrefillHandoffs(shape: memory.region.shape)))
         registration = Registration(
             name: configuration.name, role: .prefill, incarnation: incarnation, compatibility: model.compatibility,
@@ -95,11 +103,14 @@ package final class PrefillDriver: NodeDriver {
         }
         var dialing = LanePool.Configuration()
         dialing.lanesPerPeer = configuration.lanesPerPeer
+        dialing.digests = configuration.digests
+        dialing.table = table
         lanes.bind(
             LanePool(
                 configuration: dialing, slab: memory.region, incarnation: incarnation,
                 onEvent: { late.current?.handle($0) }))
         late.bind(self)
+        try startScrubber(configuration)
         metrics.registry.onCollect { [weak self] in self?.collect() }
     }
 
@@ -119,6 +130,7 @@ package final class PrefillDriver: NodeDriver {
             load.note(
                 state.handoffs.counters, open: state.handoffs.openCount,
                 lanes: (report.reduce(0) { $0 + $1.idle }, report.reduce(0) { $0 + $1.busy }))
+            load.note(state.mismatches, scrubPasses: table.passes)
             load.tokensTotal = Int(clamping: engine.prefillTokensTotal)
             load.tokensPerSecond = state.rate.note(engine.prefillTokensTotal, now: now)
             load.isDraining = state.isDraining
@@ -181,7 +193,8 @@ package final class PrefillDriver: NodeDriver {
     }
 
     package func shutDown() {
-        // The lanes first: they read the slab, and their closing ends what the engine still pins.
+        scrubber.release()?.shutdown()
+        // The lanes next: they read the slab, and their closing ends what the engine still pins.
         lanes.current?.shutdown()
         engine.current?.shutdown()
         _ = lanes.release()
@@ -298,6 +311,10 @@ package final class PrefillDriver: NodeDriver {
             decide { $0.handoffs.acknowledged(lane, handoff, epoch, records: records) }
         case .completionAcknowledged(let lane, let handoff, let epoch):
             decide { $0.handoffs.completionAcknowledged(lane, handoff, epoch) }
+        case .sourceChanged(let handoff, let slot, let mismatches):
+            if table.report(slot) { return changed(.send, handoff, slot, mismatches) }
+            // Known already, but it may have come into the cache since.
+            engine.current?.hideFromCache(slot)
         }
     }
 
@@ -332,7 +349,7 @@ package final class PrefillDriver: NodeDriver {
     // MARK: Deciding and performing
 
     /// Runs one event of the machine under the lock, then performs what was decided.
-    private func decide(_ event: @Sendable (inout State) -> [PrefillAction]) {
+    func decide(_ event: @Sendable (inout State) -> [PrefillAction]) {
         let isMyTurn = state.withLock { state in
             let actions = event(&state)
             for action in actions { take(action, &state) }
@@ -419,6 +436,8 @@ package final class PrefillDriver: NodeDriver {
         case .postCompletion(let lane, let terms): lanes.current?.postCompletion(lane, terms)
         case .closeLane(let lane): lanes.current?.close(lane)
         case .setPeers(let peers): lanes.current?.setPeers(peers)
+        case .hideFromCache(let slot): engine.current?.hideFromCache(slot)
+        case .dump(let incident): dump(incident)
         }
     }
 
@@ -436,8 +455,10 @@ package final class PrefillDriver: NodeDriver {
     private func collect() {
         if let snapshot = engine.current?.snapshot() { metrics.update(snapshot) }
         if let counters = lanes.current?.counters { metrics.update(counters) }
+        if let scrubber = scrubber.current { metrics.update(scrubber.counters, passes: table.passes) }
         let report = laneReport()
         state.withLock { state in
+            metrics.update(state.mismatches)
             metrics.update(
                 state.handoffs.counters, open: state.handoffs.openCount,
                 idleLanes: report.reduce(0) { $0 + $1.idle }, busyLanes: report.reduce(0) { $0 + $1.busy })

@@ -65,6 +65,7 @@ extension RoutingCore {
                 "total": count(registration.slots), "free": count(load.slots.free),
                 "in_use": count(load.slots.inUse), "granted": count(load.slots.granted),
                 "quarantined": count(load.slots.quarantined), "cached": count(load.slots.cached),
+                "lost": count(node.load == nil ? 0 : registration.slots - load.slots.total),
             ],
             "requests": ["running": count(load.running), "waiting": count(load.waiting)],
             "queued_tokens": count(load.queuedTokens),
@@ -77,7 +78,34 @@ extension RoutingCore {
             "open_handoffs": count(load.openHandoffs),
             "stale_writes": count(load.staleWrites), "fences": count(load.fences),
             "digest_mismatches": count(load.digestMismatches), "preemptions": count(load.preemptions),
+            "contract": contractReport(load),
             "last_error": .string(lastError),
+        ]
+    }
+
+    /// What the handoff contract did on a node.
+    private func contractReport(_ load: NodeLoad) -> JSON {
+        let counts = load.contract
+        func count(_ value: Int) -> JSON { .int(Int64(value)) }
+        func milliseconds(_ time: Duration) -> JSON { .double(time / .milliseconds(1)) }
+        return [
+            "proofs": [
+                "write_complete": count(counts.proofsWriteComplete), "drained": count(counts.proofsDrained),
+                "fenced": count(counts.proofsFenced),
+            ],
+            "events": [
+                "duplicate": count(counts.duplicateEvents), "stale": count(counts.staleEvents),
+                "peer_fault": count(counts.peerFaults),
+            ],
+            "digest_mismatches": [
+                "seal": count(load.digestMismatches - counts.scrubMismatches - counts.sendMismatches),
+                "scrub": count(counts.scrubMismatches), "send": count(counts.sendMismatches),
+            ],
+            "unchecked_seals": count(counts.uncheckedSeals), "scrub_passes": count(counts.scrubPasses),
+            "reclaim_ms": [
+                "count": count(counts.reclaims), "p50": milliseconds(counts.reclaimMedian),
+                "p99": milliseconds(counts.reclaimP99), "max": milliseconds(counts.reclaimMax),
+            ],
         ]
     }
 

@@ -6,7 +6,6 @@ struct LaneDial {
     struct Connected {
         let socket: Socket
         let lane: LaneID
-        let digests: Bool
     }
 
     let address: String
@@ -59,7 +58,8 @@ struct LaneDial {
         try socket.read(into: frame, until: deadline)
         guard let ack = LaneHelloAck(reading: UnsafeRawBufferPointer(frame)) else { throw .system(EPROTO) }
         if ack.status == LaneHelloAck.Status.accepted.rawValue {
-            return Connected(socket: socket, lane: ack.lane, digests: ack.digests)
+            guard ack.digests == hello.digests else { throw .refused("it has another mind about digests") }
+            return Connected(socket: socket, lane: ack.lane)
         }
         let reason = UnsafeMutableRawBufferPointer(rebasing: bytes[..<ack.reasonBytes])
         try socket.read(into: reason, until: deadline)

@@ -27,7 +27,7 @@ final class LaneGate: Sendable {
         case idle
         case bound(BoundGrant)
         case landing
-        case completed([UInt64])
+        case completed(expected: [PageDigest], landed: [PageDigest])
         case closed
     }
 
@@ -78,11 +78,12 @@ final class LaneGate: Sendable {
         }
     }
 
-    /// The digests of the pages that landed in this epoch; nil unless it has completed.
-    func landedDigests(_ epoch: LaneEpoch) -> [UInt64]? {
+    /// The digests of the pages of this epoch, as the completion record has them and as they landed; nil unless
+    /// it has completed.
+    func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest])? {
         guarded.withLock { guarded in
-            guard case .completed(let digests) = guarded.state, guarded.epoch == epoch else { return nil }
-            return digests
+            guard case .completed(let expected, let landed) = guarded.state, guarded.epoch == epoch else { return nil }
+            return (expected, landed)
         }
     }
 
@@ -112,26 +113,29 @@ final class LaneGate: Sendable {
         }
     }
 
-    /// How many pages the completion record must name; throws when none is due.
-    func expectCompletion(_ header: FrameHeader) throws(LaneViolation) -> Int {
-        let expected = guarded.withLock { guarded -> Result<Int, LaneViolation> in
+    /// The slots that the completion record must name; throws when none is due.
+    func expectCompletion(_ header: FrameHeader) throws(LaneViolation) -> [SlotRef] {
+        let expected = guarded.withLock { guarded -> Result<[SlotRef], LaneViolation> in
             guard case .bound(let grant) = guarded.state else { return .failure(.stale("nothing is granted")) }
             do throws(LaneViolation) {
                 try grant.check(header)
             } catch {
                 return .failure(error)
             }
-            return .success(grant.terms.slots.count)
+            return .success(grant.terms.slots)
         }
-        let count = try expected.get()
-        guard Int(header.count) == count else {
-            throw .malformed("a completion record of \(header.count) pages for a grant of \(count)")
+        let slots = try expected.get()
+        guard Int(header.count) == slots.count else {
+            throw .malformed("a completion record of \(header.count) pages for a grant of \(slots.count)")
         }
-        return count
+        return slots
     }
 
-    /// Ends the right to write with the prefill node's word that everything is written.
-    func complete(_ record: CompletionRecord, shape: PageShape) throws(LaneViolation) {
+    /// Ends the right to write with the prefill node's word that everything is written. `reading`: the pages'
+    /// digests as they are in memory; nil to take those made as the bytes landed.
+    func complete(
+        _ record: CompletionRecord, expected: [PageDigest], reading: [PageDigest]?, shape: PageShape
+    ) throws(LaneViolation) {
         let completed = guarded.withLock { guarded -> Result<Void, LaneViolation> in
             guard case .bound(let grant) = guarded.state, guarded.epoch == record.epoch else {
                 return .failure(.stale("the grant ended before its completion record"))
@@ -142,7 +146,7 @@ final class LaneGate: Sendable {
             guard grant.isFilled(shape) else {
                 return .failure(.malformed("a completion record before the last byte"))
             }
-            guarded.state = .completed(grant.digests.map(\.value))
+            guarded.state = .completed(expected: expected, landed: reading ?? grant.digests)
             return .success(())
         }
         try completed.get()

@@ -17,8 +17,7 @@ package final class LaneListener: Sendable {
         package var helloTimeout: Duration = .seconds(2)
         /// How long a peer may leave acknowledgements unread before its lane is closed.
         package var writeTimeout: Duration = .seconds(5)
-        /// Whether pages carry digests.
-        package var digests = true
+        package var digests = DigestMode.sealed
 
         package init(host: String, port: UInt16) {
             self.host = host
@@ -89,12 +88,26 @@ package final class LaneListener: Sendable {
         self.lane(lane)?.fence(LaneCloseReason(.fenced))
     }
 
-    /// Whether the digests of the pages that landed in a completed epoch are these; true when digests are off.
-    package func verifyDigests(lane: LaneID, epoch: LaneEpoch, expected: [UInt64]) -> Bool {
-        guard configuration.digests else { return true }
-        let equal = self.lane(lane)?.gate.landedDigests(epoch) == expected
-        if !equal { totals.withLock { $0.digestMismatches += 1 } }
-        return equal
+    /// Compares the digests of a completed epoch's completion record, which are these in short, with those of the
+    /// pages. An epoch that has not completed matches nothing.
+    package func verifyDigests(lane: LaneID, epoch: LaneEpoch, expected: [UInt64]) -> DigestVerdict {
+        let digests = self.lane(lane)?.gate.digests(epoch)
+        let verdict: DigestVerdict
+        if let digests, digests.expected.map(\.value) == expected {
+            verdict =
+                configuration.digests.makesDigests
+                ? DigestVerdict(expected: digests.expected, found: digests.landed) : .unchecked
+        } else {
+            verdict = .mismatch([])
+        }
+        totals.withLock { counters in
+            switch verdict {
+            case .unchecked: counters.uncheckedCompletions += 1
+            case .matching: break
+            case .mismatch: counters.digestMismatches += 1
+            }
+        }
+        return verdict
     }
 
     package var counters: LaneCounters { totals.withLock { $0 } }
@@ -206,7 +219,7 @@ package final class LaneListener: Sendable {
         guard let lane = admitted else {
             return refuse(connection, .tooManyOfPeer, "more than \(configuration.lanesPerPeerMax) lanes of one node")
         }
-        answer(connection, LaneHelloAck(lane: lane.id, digests: configuration.digests), reason: "")
+        answer(connection, LaneHelloAck(lane: lane.id, digests: configuration.digests.makesDigests), reason: "")
         guard lane.waitUntilReady(configuration.helloTimeout) else {
             _ = table.withLock { $0.lanes.removeValue(forKey: lane.id) }
             return refuse(connection, .helloTimeout, "not ready within \(configuration.helloTimeout)")
@@ -250,6 +263,11 @@ package final class LaneListener: Sendable {
             refuse(connection, .wrongDecodeNode, "this is another decode node, or another start of it")
         } else if hello.pageBytes != mine.pageBytes || hello.layout != mine.layout {
             refuse(connection, .wrongLayout, "pages of \(hello.pageBytes) bytes, this node's have \(mine.pageBytes)")
+        } else if hello.digests != configuration.digests.makesDigests {
+            refuse(
+                connection, .digestsDiffer,
+                "the prefill node makes \(hello.digests ? "digests" : "no digests"), this node has them "
+                    + "\(configuration.digests.rawValue): --digests must be off on both nodes or on neither")
         } else {
             return hello
         }

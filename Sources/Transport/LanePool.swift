@@ -40,6 +40,9 @@ package final class LanePool: Sendable {
         /// How long a shutdown waits for dialing threads, which a name server may hold up for much longer. They
         /// touch no pages.
         package var dialShutdown: Duration = .seconds(1)
+        package var digests = DigestMode.sealed
+        /// Where the digests of pages are kept that may be sent again; nil: nowhere.
+        package var table: DigestTable?
 
         package init() {}
     }
@@ -191,7 +194,9 @@ package final class LanePool: Sendable {
             if table.withLock({ $0.peers[target.peer.decode]?.lastError }) != nil {
                 pause(configuration.reconnectPause, target)
             }
-            let hello = LaneHello(prefill: incarnation, decode: target.peer.decode, shape: slab.shape)
+            let hello = LaneHello(
+                prefill: incarnation, decode: target.peer.decode, shape: slab.shape,
+                digests: configuration.digests.makesDigests)
             let attempt = LaneDial(
                 address: target.peer.address, hello: hello, timeout: configuration.dialTimeout,
                 isWanted: { [self] in table.withLock { $0.wants(target) } })
@@ -226,7 +231,8 @@ package final class LanePool: Sendable {
     private func open(_ connected: LaneDial.Connected, to target: Target) throws(TransportError) {
         let key = LaneKey(decode: target.peer.decode, lane: connected.lane)
         let lane = try SendLane(
-            key: key, socket: connected.socket, slab: slab, digests: connected.digests, counters: totals)
+            key: key, socket: connected.socket, slab: slab, digests: configuration.digests.makesDigests,
+            table: configuration.table, counters: totals)
         let isFresh = table.update { table -> Bool? in
             guard table.wants(target) else { return nil }
             guard table.live.insert(key).inserted else { return false }
@@ -258,6 +264,8 @@ package final class LanePool: Sendable {
                 onEvent(.acknowledged(key, handoff, epoch, records: records))
             case .completionAcknowledged(let handoff, let epoch):
                 onEvent(.completionAcknowledged(key, handoff, epoch))
+            case .sourceChanged(let handoff, let slot, let mismatches):
+                onEvent(.sourceChanged(handoff, slot, mismatches))
             }
         }
         totals.withLock { $0.closed[reason.kind, default: 0] += 1 }

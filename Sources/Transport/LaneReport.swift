@@ -40,7 +40,8 @@ package struct LaneCloseReason: Sendable, Hashable, CustomStringConvertible {
 
 /// Why the decode node turned a connection away before it became a lane.
 package enum LaneRefusal: String, Sendable, Hashable, CaseIterable {
-    case notALane, wrongVersion, wrongDecodeNode, wrongLayout, tooManyLanes, tooManyOfPeer, helloTimeout, noThread
+    case notALane, wrongVersion, wrongDecodeNode, wrongLayout, digestsDiffer, tooManyLanes, tooManyOfPeer, helloTimeout
+    case noThread
 }
 
 /// What the lanes of a process have done.
@@ -55,6 +56,8 @@ package struct LaneCounters: Sendable {
     package var bytes = 0
     package var completions = 0
     package var digestMismatches = 0
+    /// Completions without digests, because both ends have them off.
+    package var uncheckedCompletions = 0
     package var fences = 0
     package var fenceTotal = Duration.zero
     package var fenceMax = Duration.zero
@@ -80,6 +83,9 @@ package enum LanePoolEvent: Sendable {
     /// `records` of the handoff's records have landed, counted from its first.
     case acknowledged(LaneKey, HandoffID, LaneEpoch, records: Int)
     case completionAcknowledged(LaneKey, HandoffID, LaneEpoch)
+    /// A page that is being sent again is not what it was when it was first sent. The decode node will find that
+    /// out too, for it is told the digests of then.
+    case sourceChanged(HandoffID, SlotRef, [DigestMismatch])
     /// The sender has left the slab for good and the connection is closed.
     case closed(LaneKey, LaneCloseReason)
 }

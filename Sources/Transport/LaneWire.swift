@@ -10,13 +10,12 @@ import Handoff
 enum LaneWire {
     static let helloMagic: UInt64 = 0x314E_4C4E_4F54_4142  // "BATONLN1"
     static let frameMagic: UInt32 = 0x4345_5242  // "BREC"
-    static let version: UInt32 = 1
+    static let version: UInt32 = 2
     static let helloBytes = 48
     static let helloAckBytes = 24
     static let reasonBytesMax = 256
     static let headerBytes = 40
     static let rangeBytes = 20
-    static let completedPageBytes = 16
     /// Header and ranges of the largest record.
     static let recordPrefixBytesMax = headerBytes + WriteLimits.rangesMax * rangeBytes
 }
@@ -25,13 +24,16 @@ enum LaneWire {
 struct LaneHello: Equatable {
     var magic = LaneWire.helloMagic
     var version = LaneWire.version
+    /// Whether its completion records have digests.
+    let digests: Bool
     let prefill: Incarnation
     /// Whom it believes to be talking to.
     let decode: Incarnation
     let pageBytes: UInt64
     let layout: UInt64
 
-    init(prefill: Incarnation, decode: Incarnation, shape: PageShape) {
+    init(prefill: Incarnation, decode: Incarnation, shape: PageShape, digests: Bool = true) {
+        self.digests = digests
         self.prefill = prefill
         self.decode = decode
         pageBytes = UInt64(shape.pageBytes)
@@ -42,7 +44,7 @@ struct LaneHello: Equatable {
         var reader = WireReader(bytes)
         magic = reader.next()
         version = reader.next()
-        reader.skip(4)
+        digests = (reader.next() as UInt32) & 1 == 1
         prefill = Incarnation(reader.next())
         decode = Incarnation(reader.next())
         pageBytes = reader.next()
@@ -53,7 +55,7 @@ struct LaneHello: Equatable {
         var writer = WireWriter(bytes)
         writer.put(magic)
         writer.put(version)
-        writer.put(UInt32(0))
+        writer.put(UInt32(digests ? 1 : 0))
         writer.put(prefill.value)
         writer.put(decode.value)
         writer.put(pageBytes)
@@ -210,17 +212,60 @@ struct WireRange: Equatable {
     }
 }
 
-extension SealedPage {
-    init(reading reader: inout WireReader) {
-        let index: UInt32 = reader.next()
-        let generation: UInt32 = reader.next()
-        self.init(slot: SlotRef(index: index, generation: Generation(generation)), digest: reader.next())
+/// Behind the header of a completion record: how its digests were made, then its pages, each with a digest per layer
+/// or none at all. Which it is was agreed when the lane was opened, and is said again here.
+struct CompletionLayout {
+    struct Page: Equatable {
+        let slot: SlotRef
+        let digest: PageDigest
     }
 
-    func write(to writer: inout WireWriter) {
-        writer.put(slot.index)
-        writer.put(slot.generation.value)
-        writer.put(digest)
+    /// How the digests of a record were made, as it says itself.
+    enum Method: UInt32 {
+        case none = 0
+        case xxh3PerLayer = 1
+    }
+
+    static let headBytes = 8
+    let pages: Int
+    let digests: Bool
+    let layers: Int
+
+    init(pages: Int, digests: Bool, shape: PageShape) {
+        self.pages = pages
+        self.digests = digests
+        layers = digests ? shape.layerCount : 0
+    }
+
+    private var method: Method { digests ? .xxh3PerLayer : .none }
+    var bytes: Int { CompletionLayout.headBytes + pages * (8 + 8 * layers) }
+
+    /// Whether the head says what was agreed.
+    func fits(_ body: UnsafeRawBufferPointer) -> Bool {
+        var reader = WireReader(body)
+        return reader.next() == method.rawValue && reader.next() == UInt32(layers)
+    }
+
+    func read(_ body: UnsafeRawBufferPointer) -> [Page] {
+        var reader = WireReader(UnsafeRawBufferPointer(rebasing: body[CompletionLayout.headBytes...]))
+        return (0..<pages).map { _ in
+            let index: UInt32 = reader.next()
+            let slot = SlotRef(index: index, generation: Generation(reader.next()))
+            return Page(slot: slot, digest: PageDigest(layers: (0..<layers).map { _ in reader.next() }))
+        }
+    }
+
+    func write(_ pages: [Page], to body: UnsafeMutableRawBufferPointer) {
+        precondition(pages.count == self.pages, "\(pages.count) pages of \(self.pages)")
+        var writer = WireWriter(body)
+        writer.put(method.rawValue)
+        writer.put(UInt32(layers))
+        for page in pages {
+            precondition(page.digest.layers.count == layers, "\(page.digest.layers.count) layers of \(layers)")
+            writer.put(page.slot.index)
+            writer.put(page.slot.generation.value)
+            for layer in page.digest.layers { writer.put(layer) }
+        }
     }
 }
 
@@ -236,8 +281,6 @@ struct WireReader {
         defer { position += MemoryLayout<Value>.size }
         return Value(littleEndian: bytes.loadUnaligned(fromByteOffset: position, as: Value.self))
     }
-
-    mutating func skip(_ count: Int) { position += count }
 }
 
 /// Writes integers one after the other into a buffer that is large enough.

@@ -1,31 +1,98 @@
 import CXXHash
 package import Handoff
 
-/// The digest of a page: one XXH3-64 per layer, folded in layer order, so that it does not depend on how the
-/// layers were grouped into writes and can be taken layer by layer as they are computed or land.
+/// What a node does with the digests of pages (docs/handoff.md, "Digests").
+package enum DigestMode: String, Sendable, CaseIterable {
+    /// None is made or compared. Both ends of a lane must say so.
+    case off
+    /// Made where a page is sent and where it lands, compared at the seal.
+    case sealed
+    /// Like `sealed`, but the decode node reads the pages in its memory at the seal, not the bytes as they landed,
+    /// and looks at them again for as long as they are in use.
+    case scrub
+
+    package var makesDigests: Bool { self != .off }
+}
+
+/// The digests of one page: an XXH3-64 per layer, in layer order, so that they do not depend on how the layers were
+/// grouped into writes, can be taken layer by layer as they are computed or land, and name the layer that differs.
 package struct PageDigest: Sendable, Hashable {
-    package private(set) var value: UInt64 = 0
+    package private(set) var layers: [UInt64] = []
 
     package init() {}
 
+    package init(layers: [UInt64]) { self.layers = layers }
+
     /// Adds the next layers of a page, whose bytes start at `bytes`.
-    package mutating func add(layers: Range<Int>, at bytes: UnsafeRawPointer, shape: PageShape) {
-        let start = shape.layerStarts[layers.lowerBound]
-        for layer in layers {
-            let from = shape.layerStarts[layer]
-            fold(baton_xxh3_64(bytes + (from - start), shape.layerStarts[layer + 1] - from))
+    package mutating func add(layers added: Range<Int>, at bytes: UnsafeRawPointer, shape: PageShape) {
+        precondition(added.lowerBound == layers.count, "layers \(added) after \(layers.count)")
+        if layers.isEmpty { layers.reserveCapacity(shape.layerCount) }
+        let start = shape.layerStarts[added.lowerBound]
+        for layer in added {
+            layers.append(PageDigest.of(layer: layer, at: bytes + (shape.layerStarts[layer] - start), shape: shape))
         }
     }
 
-    /// A whole page.
-    package static func of(page: UnsafeRawPointer, shape: PageShape) -> UInt64 {
-        var digest = PageDigest()
-        digest.add(layers: 0..<shape.layerCount, at: page, shape: shape)
-        return digest.value
+    /// One layer, whose bytes start at `bytes`.
+    package static func of(layer: Int, at bytes: UnsafeRawPointer, shape: PageShape) -> UInt64 {
+        baton_xxh3_64(bytes, shape.layerStarts[layer + 1] - shape.layerStarts[layer])
     }
 
-    private mutating func fold(_ layer: UInt64) {
-        value = (value ^ layer) &* 0x9E37_79B1_85EB_CA87
-        value ^= value >> 32
+    /// A whole page.
+    package static func of(page: UnsafeRawPointer, shape: PageShape) -> PageDigest {
+        var digest = PageDigest()
+        digest.add(layers: 0..<shape.layerCount, at: page, shape: shape)
+        return digest
+    }
+
+    /// All layers in one number; 0 where no digests are kept.
+    package var value: UInt64 {
+        layers.reduce(0) { value, layer in
+            let mixed = (value ^ layer) &* 0x9E37_79B1_85EB_CA87
+            return mixed ^ (mixed >> 32)
+        }
+    }
+}
+
+/// A layer of a page whose bytes are not those that its digest was made of.
+package struct DigestMismatch: Sendable, Hashable {
+    /// Position in the handoff's block table.
+    package let page: Int
+    package let layer: Int
+    package let expected: UInt64
+    package let found: UInt64
+
+    package init(page: Int, layer: Int, expected: UInt64, found: UInt64) {
+        self.page = page
+        self.layer = layer
+        self.expected = expected
+        self.found = found
+    }
+}
+
+/// What a comparison at the seal came to.
+package enum DigestVerdict: Sendable, Equatable {
+    /// Both ends of the lane keep no digests: nothing was compared.
+    case unchecked
+    /// All equal; they are the pages' digests, in block-table order.
+    case matching([PageDigest])
+    case mismatch([DigestMismatch])
+
+    package var allowsSeal: Bool {
+        switch self {
+        case .unchecked, .matching: true
+        case .mismatch: false
+        }
+    }
+
+    init(expected: [PageDigest], found: [PageDigest]) {
+        var differences: [DigestMismatch] = []
+        for (page, pair) in zip(expected, found).enumerated() {
+            for (layer, digests) in zip(pair.0.layers, pair.1.layers).enumerated() where digests.0 != digests.1 {
+                differences.append(
+                    DigestMismatch(page: page, layer: layer, expected: digests.0, found: digests.1))
+            }
+        }
+        self = differences.isEmpty ? .matching(found) : .mismatch(differences)
     }
 }

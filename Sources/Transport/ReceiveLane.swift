@@ -15,7 +15,7 @@ final class ReceiveLane: Sendable {
     private let stopping: Monitor<LaneCloseReason?>
 
     struct Settings: Sendable {
-        let digests: Bool
+        let digests: DigestMode
         /// How long a peer may leave acknowledgements unread.
         let writeTimeout: Duration
     }
@@ -147,7 +147,7 @@ final class ReceiveLane: Sendable {
                 count -= vectors[first].iov_len
                 let range = ranges[first]
                 let address = slab.address(of: range.slot, offset: Int(range.offset))
-                grant.add(range, at: address, shape: slab.shape, digest: settings.digests)
+                grant.add(range, at: address, shape: slab.shape, digest: settings.digests == .sealed)
                 first += 1
             }
             if count > 0, let rest = vectors[first].iov_base {
@@ -158,18 +158,32 @@ final class ReceiveLane: Sendable {
     }
 
     private func receiveCompletion(_ header: FrameHeader) throws(LaneViolation) -> CompletionRecord {
-        let count = try gate.expectCompletion(header)
-        let body = UnsafeMutableRawBufferPointer.allocate(
-            byteCount: count * LaneWire.completedPageBytes, alignment: 8)
+        let slots = try gate.expectCompletion(header)
+        let layout = CompletionLayout(pages: slots.count, digests: settings.digests.makesDigests, shape: slab.shape)
+        let body = UnsafeMutableRawBufferPointer.allocate(byteCount: layout.bytes, alignment: 8)
         defer { body.deallocate() }
-        try read(into: body)
-        var reader = WireReader(UnsafeRawBufferPointer(body))
-        let pages = (0..<count).map { _ in SealedPage(reading: &reader) }
-        let record = CompletionRecord(handoff: header.handoff, epoch: header.epoch, pages: pages)
-        try gate.complete(record, shape: slab.shape)
+        // How its digests were made comes first: where it is not as the lane agreed, the rest has another length.
+        try read(into: UnsafeMutableRawBufferPointer(rebasing: body[..<CompletionLayout.headBytes]))
+        guard layout.fits(UnsafeRawBufferPointer(body)) else {
+            throw .malformed("a completion record \(layout.digests ? "without" : "with") digests on this lane")
+        }
+        try read(into: UnsafeMutableRawBufferPointer(rebasing: body[CompletionLayout.headBytes...]))
+        let pages = layout.read(UnsafeRawBufferPointer(body))
+        let record = CompletionRecord(
+            handoff: header.handoff, epoch: header.epoch,
+            pages: pages.map { SealedPage(slot: $0.slot, digest: $0.digest.value) })
+        try gate.complete(
+            record, expected: pages.map(\.digest), reading: settings.digests == .scrub ? readDigests(slots) : nil,
+            shape: slab.shape)
         counters.withLock { $0.completions += 1 }
         try acknowledge(.completionAcknowledgement, header)
         return record
+    }
+
+    /// The digests of granted pages as they are in memory now. All of them have landed, and nobody else may touch
+    /// them before the seal.
+    private func readDigests(_ slots: [SlotRef]) -> [PageDigest] {
+        slots.map { PageDigest.of(page: slab.address(of: $0, offset: 0), shape: slab.shape) }
     }
 
     private func acknowledge(_ kind: FrameHeader.Kind, _ header: FrameHeader) throws(LaneViolation) {

@@ -12,6 +12,7 @@ final class SendLane: Sendable {
     enum Answer: Sendable {
         case acknowledged(HandoffID, LaneEpoch, records: Int)
         case completionAcknowledged(HandoffID, LaneEpoch)
+        case sourceChanged(HandoffID, SlotRef, [DigestMismatch])
     }
 
     private struct Queue: Sendable {
@@ -28,17 +29,20 @@ final class SendLane: Sendable {
     private let socket: Socket
     private let slab: SlabRegion
     private let digests: Bool
+    private let table: DigestTable?
     private let counters: Monitor<LaneCounters>
     private let waker: Waker
     private let queue = Monitor(Queue())
 
     init(
-        key: LaneKey, socket: Socket, slab: SlabRegion, digests: Bool, counters: Monitor<LaneCounters>
+        key: LaneKey, socket: Socket, slab: SlabRegion, digests: Bool, table: DigestTable?,
+        counters: Monitor<LaneCounters>
     ) throws(TransportError) {
         self.key = key
         self.socket = socket
         self.slab = slab
         self.digests = digests
+        self.table = table
         self.counters = counters
         waker = try Waker()
     }
@@ -173,7 +177,7 @@ final class SendLane: Sendable {
                 filled += 1
                 bytes += range.length
                 guard lane.digests else { continue }
-                digest(range, at: address)
+                digest(range, of: batch.handoff, at: address)
                 // Send in strides what was just read, while it is in the cache.
                 if bytes >= SendLane.digestStride, index + 1 < batch.ranges.count {
                     try sendVectors(filled)
@@ -189,29 +193,45 @@ final class SendLane: Sendable {
             }
         }
 
-        private mutating func digest(_ range: WriteRange, at bytes: UnsafeRawPointer) {
+        /// Takes the digests of a range that is about to be sent. Where it was sent before, by a handoff with the
+        /// same prefix, the digests of then are what the decode node is told.
+        private mutating func digest(_ range: WriteRange, of handoff: HandoffID, at bytes: UnsafeRawPointer) {
             let shape = lane.slab.shape
             guard let first = shape.layer(startingAt: range.offset),
                 let last = shape.layer(startingAt: range.offset + range.length)
             else { preconditionFailure("a range that is not whole layers") }
             while digests.count <= range.page { digests.append(PageDigest()) }
+            let known = digests[range.page].layers
+            precondition(known.count == first, "layer \(first) of a page after layer \(known.count)")
             digests[range.page].add(layers: first..<last, at: bytes, shape: shape)
+            guard let table = lane.table else { return }
+            let found = Array(digests[range.page].layers[first...])
+            let expected = table.first(
+                range.source, of: handoff, page: range.page, layers: first..<last, digests: found)
+            guard expected != found else { return }
+            digests[range.page] = PageDigest(layers: known + expected)
+            let mismatches = (first..<last).filter { expected[$0 - first] != found[$0 - first] }.map {
+                DigestMismatch(
+                    page: range.page, layer: $0, expected: expected[$0 - first], found: found[$0 - first])
+            }
+            onAnswer(.sourceChanged(handoff, range.source, mismatches))
         }
 
         private mutating func sendCompletion(_ terms: GrantTerms) throws(LaneViolation) {
             begin(terms.epoch)
             sequence += 1
-            let count = LaneWire.headerBytes + terms.slots.count * LaneWire.completedPageBytes
+            let layout = CompletionLayout(pages: terms.slots.count, digests: lane.digests, shape: lane.slab.shape)
+            let count = LaneWire.headerBytes + layout.bytes
             let frame = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 8)
             defer { frame.deallocate() }
             let header = FrameHeader(
                 .completion, count: terms.slots.count, handoff: terms.handoff, epoch: terms.epoch, sequence: sequence)
             header.write(to: frame)
-            var writer = WireWriter(UnsafeMutableRawBufferPointer(rebasing: frame[LaneWire.headerBytes...]))
-            for (page, slot) in terms.slots.enumerated() {
-                let digest = page < digests.count ? digests[page].value : 0
-                SealedPage(slot: slot, digest: digest).write(to: &writer)
+            precondition(!lane.digests || digests.count == terms.slots.count, "digests of \(digests.count) pages")
+            let pages = terms.slots.enumerated().map { page, slot in
+                CompletionLayout.Page(slot: slot, digest: lane.digests ? digests[page] : PageDigest())
             }
+            layout.write(pages, to: UnsafeMutableRawBufferPointer(rebasing: frame[LaneWire.headerBytes...]))
             vectors[0] = iovec(iov_base: frame.baseAddress, iov_len: count)
             try sendVectors(1)
             completionSent = true

@@ -1,17 +1,20 @@
 import ArgumentParser
+import Transport
 
 /// The programs behind `make bench`. Each prints one line of JSON; Benchmarks/run.py runs them beside their peers.
 @main
 struct Bench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench", abstract: "Measures parts of Baton; `make bench` puts the figures beside their peers.",
-        subcommands: [EngineBenchmark.self, LaneBenchmarkCommand.self])
+        subcommands: [EngineBenchmark.self, LaneBenchmarkCommand.self, DigestBenchmark.self])
 
     static func main() async {
         if runLaneReceiverIfAsked(Array(CommandLine.arguments.dropFirst())) { return }
         await main(nil)
     }
 }
+
+extension DigestMode: ExpressibleByArgument {}
 
 /// KV pages from one process to another over a lane.
 struct LaneBenchmarkCommand: ParsableCommand {
@@ -27,8 +30,8 @@ struct LaneBenchmarkCommand: ParsableCommand {
     @Option(help: "Measured handoffs.")
     var iterations = 8
 
-    @Flag(inversion: .prefixedNo, help: "Compute and compare the pages' digests, as nodes do.")
-    var digests = true
+    @Option(help: "Digests of the pages: off, sealed or scrub.")
+    var digests = DigestMode.sealed
 
     func validate() throws {
         guard block >= 64, total >= block, iterations > 0 else {

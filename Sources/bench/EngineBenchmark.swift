@@ -48,7 +48,7 @@ struct EngineBenchmark: AsyncParsableCommand {
     }
 
     /// Tokens per second of each repetition.
-    private func measure(_ model: LoadedModel, role: Scheduler.Role, tokens: Int) async throws -> [Double] {
+    func measure(_ model: LoadedModel, role: Scheduler.Role, tokens: Int) async throws -> [Double] {
         let pages = 2 * model.layout.pages(for: max(prompt, generate) + 1) * (repetitions + 1)
         let memory = try KVMemory(layout: model.layout, pageCount: pages)
         let (events, continuation) = AsyncStream.makeStream(of: EngineEvent.self)

@@ -11,12 +11,16 @@ struct LaneBenchmark {
     var pageBytes: Int
     var totalBytes: Int
     var iterations: Int
-    var digests: Bool
+    var digests: DigestMode
+    var layers = 1
 
     var pages: Int { totalBytes / pageBytes }
-    var shape: PageShape { PageShape(layers: 1, layerBytes: pageBytes) }
+    var shape: PageShape { PageShape(layers: layers, layerBytes: pageBytes / layers) }
     /// Twice what moves, so that pages are scattered.
     var slots: Int { max(2 * pages, 2) }
+
+    /// Seconds of every handoff, and CPU seconds of both processes over all of them.
+    func measure() throws -> (seconds: [Double], cpu: Double) { try LaneSender(self).run() }
 }
 
 struct LaneBenchmarkError: Error, CustomStringConvertible {
@@ -30,9 +34,11 @@ private let warmups = 2
 func runLaneReceiverIfAsked(_ arguments: [String]) -> Bool {
     guard arguments.first == laneReceiverCommand else { return false }
     let numbers = arguments.dropFirst().compactMap { Int($0) }
-    guard numbers.count == 4, numbers[0] > 0, numbers[1] >= numbers[0] else { return false }
+    guard numbers.count == 4, numbers[0] > 0, numbers[1] >= numbers[0], let word = arguments.last,
+        let digests = DigestMode(rawValue: word)
+    else { return false }
     let benchmark = LaneBenchmark(
-        pageBytes: numbers[0], totalBytes: numbers[1], iterations: numbers[2], digests: numbers[3] == 1)
+        pageBytes: numbers[0], totalBytes: numbers[1], iterations: numbers[2], digests: digests, layers: numbers[3])
     do {
         try LaneReceiver(benchmark).run()
     } catch {
@@ -43,16 +49,16 @@ func runLaneReceiverIfAsked(_ arguments: [String]) -> Bool {
 
 /// Measures and prints one line of JSON: GB/s (10^9 bytes) and CPU seconds of both processes per GB.
 @discardableResult
-func runLaneBenchmark(pageBytes: Int, totalBytes: Int, iterations: Int, digests: Bool = true) throws -> String {
+func runLaneBenchmark(pageBytes: Int, totalBytes: Int, iterations: Int, digests: DigestMode) throws -> String {
     let benchmark = LaneBenchmark(
         pageBytes: pageBytes, totalBytes: totalBytes, iterations: iterations, digests: digests)
-    let (seconds, cpu) = try LaneSender(benchmark).run()
+    let (seconds, cpu) = try benchmark.measure()
     let bytes = Double(benchmark.pages * pageBytes)
     let rates = seconds.map { bytes / $0 / 1e9 }.sorted()
     func three(_ value: Double) -> String { "\((value * 1000).rounded() / 1000)" }
     let json = """
         {"benchmark": "lane", "transport": "tcp", "page_bytes": \(pageBytes), "pages": \(benchmark.pages), \
-        "iterations": \(iterations), "digests": \(digests), "gb_per_second": {"min": \(three(rates[0])), \
+        "iterations": \(iterations), "digests": "\(digests.rawValue)", "gb_per_second": {"min": \(three(rates[0])), \
         "median": \(three(rates[rates.count / 2])), "max": \(three(rates[rates.count - 1]))}, \
         "cpu_seconds_per_gb": \(three(cpu / (bytes * Double(iterations) / 1e9)))}
         """
@@ -185,8 +191,9 @@ private struct LaneReceiver {
                 let verify = state.handoffs.completion(lane, epoch, record, pool: &state.pool)
                 guard case .verifyDigests(let id, _, _, let expected)? = verify.first else { return }
                 let listener = box.listener.withLock { $0 }
-                let matching = listener?.verifyDigests(lane: lane, epoch: epoch, expected: expected) ?? false
-                let actions = state.handoffs.digestsVerified(id, matching: matching, pool: &state.pool)
+                let verdict = listener?.verifyDigests(lane: lane, epoch: epoch, expected: expected)
+                let actions = state.handoffs.digestsVerified(
+                    id, matching: verdict?.allowsSeal ?? false, pool: &state.pool)
                 guard case .startSequence(_, let slots)? = actions.first else { return }
                 for slot in slots.shuffled() { state.pool.release(slot) }
                 _ = state.handoffs.finished(id, SequenceEnd(.length, tokens: 0))
@@ -245,6 +252,7 @@ private struct LaneSender {
         let shared = self.shared
         var configuration = LanePool.Configuration()
         configuration.lanesPerPeer = 1
+        configuration.digests = benchmark.digests
         let pool = LanePool(
             configuration: configuration, slab: try makeSlab(benchmark), incarnation: Incarnation(2)
         ) { event in LaneSender.handle(event, shared) }
@@ -291,7 +299,7 @@ private struct LaneSender {
         let actions = shared.state.withLock { state in
             _ = state.handoffs.prefill(terms, pages: sources.count)
             _ = state.handoffs.started(terms.handoff, sources: sources)
-            return state.handoffs.pagesReady(terms.handoff, layers: 0..<1, pages: 0..<sources.count)
+            return state.handoffs.pagesReady(terms.handoff, layers: 0..<benchmark.layers, pages: 0..<sources.count)
         }
         shared.perform(actions)
         while true {
@@ -315,6 +323,7 @@ private struct LaneSender {
                 return state.handoffs.acknowledged(lane, id, epoch, records: records)
             case .completionAcknowledged(let lane, let id, let epoch):
                 return state.handoffs.completionAcknowledged(lane, id, epoch)
+            case .sourceChanged: return []
             }
         }
         shared.perform(actions)
@@ -341,7 +350,7 @@ private struct ReceiverProcess {
         defer { posix_spawn_file_actions_destroy(&actions) }
         let words = [
             "bench", laneReceiverCommand, "\(benchmark.pageBytes)", "\(benchmark.totalBytes)",
-            "\(benchmark.iterations)", benchmark.digests ? "1" : "0",
+            "\(benchmark.iterations)", "\(benchmark.layers)", benchmark.digests.rawValue,
         ]
         var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) }
         defer { for argument in arguments { free(argument) } }

@@ -21,9 +21,6 @@ struct ServeCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Where lanes of prefill nodes are accepted.", valueName: "host:port"))
     var lane = "127.0.0.1:0"
 
-    @Option(help: ArgumentHelp("Folder for pages that arrived with wrong digests.", valueName: "folder"))
-    var evidence: String?
-
     func validate() throws {
         do throws(NodeError) {
             _ = try NodeOptions.address(lane, "lane", ports: 0...65535)
@@ -34,10 +31,8 @@ struct ServeCommand: AsyncParsableCommand {
 
     func run() async throws {
         let lane = lane
-        let evidence = evidence
         let status = await NodeProcess.run(.decode, node) { (configuration) throws(NodeError) in
             configuration.lane = try NodeOptions.address(lane, "lane", ports: 0...65535)
-            configuration.evidenceDirectory = evidence
         }
         throw ExitCode(status)
     }

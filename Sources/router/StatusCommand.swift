@@ -85,7 +85,8 @@ struct DrainCommand: AsyncParsableCommand {
 /// `router handoffs`: the ledger.
 struct HandoffsCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "handoffs", abstract: "List the open handoffs of the ledger.")
+        commandName: "handoffs",
+        abstract: "List the open handoffs of the ledger, and what the handoff contract did on each node.")
 
     @OptionGroup var address: RouterAddress
 
@@ -94,6 +95,9 @@ struct HandoffsCommand: AsyncParsableCommand {
 
     func run() async throws {
         let rows = try await address.client.get("/admin/handoffs")
-        emit(json ? rows.text() : StatusView(style: TerminalStyle()).handoffs(rows))
+        if json { return emit(rows.text()) }
+        let nodes = try await address.client.get("/admin/nodes")
+        let view = StatusView(style: TerminalStyle())
+        emit(view.handoffs(rows) + (nodes.array?.isEmpty == false ? "\n\n" + view.contract(nodes) : ""))
     }
 }

@@ -89,6 +89,36 @@ struct StatusView {
         return table.text(style)
     }
 
+    /// What the contract did on every node, from `GET /admin/nodes`.
+    func contract(_ nodes: JSON) -> String {
+        var table = TextTable([
+            ("NODE", .left), ("QUARANTINED", .right), ("LOST", .right), ("COMPLETE", .right), ("DRAINED", .right),
+            ("FENCED", .right), ("RECLAIM P50", .right), ("P99", .right), ("STALE WRITES", .right),
+            ("MISMATCHES", .right), ("DUPLICATE", .right), ("STALE", .right), ("PEER FAULTS", .right),
+        ])
+        for node in nodes.array ?? [] {
+            let contract = node["contract"]
+            func warning(_ value: JSON?, _ paint: TerminalStyle.Paint) -> TextTable.Cell {
+                let number = value?.int ?? 0
+                return .init("\(number)", number != 0 ? paint : nil)
+            }
+            func time(_ key: String) -> TextTable.Cell {
+                let reclaims = contract?["reclaim_ms"]
+                guard reclaims?["count"]?.int ?? 0 > 0 else { return .init("-", .dim) }
+                return .init("\(Self.oneDecimal(reclaims?[key]?.double ?? 0)) ms")
+            }
+            table.add([
+                .init(node["name"]?.string ?? "", .bold), warning(node["pages"]?["quarantined"], .yellow),
+                warning(node["pages"]?["lost"], .red), Self.number(contract?["proofs"]?["write_complete"]),
+                Self.number(contract?["proofs"]?["drained"]), Self.number(contract?["proofs"]?["fenced"]),
+                time("p50"), time("p99"), Self.number(node["stale_writes"]),
+                warning(node["digest_mismatches"], .red), Self.number(contract?["events"]?["duplicate"]),
+                Self.number(contract?["events"]?["stale"]), warning(contract?["events"]?["peer_fault"], .yellow),
+            ])
+        }
+        return table.text(style)
+    }
+
     private func state(_ node: JSON) -> TextTable.Cell {
         let name = node["state"]?.string ?? "?"
         return .init(name, name == "ready" ? .green : name == "unpaired" ? .red : .yellow)

@@ -45,12 +45,12 @@ final class Cluster: Sendable {
     }
 
     /// Starts a router and its nodes `prefill-1…`, `decode-1…`, and waits until a round trip has succeeded; with
-    /// nodes of one role only, or none, until they are attached.
-    static func start(prefill: Int = 1, decode: Int = 1) async throws -> Cluster {
+    /// nodes of one role only, or none, until they are attached. `options` go to all nodes.
+    static func start(prefill: Int = 1, decode: Int = 1, options: [String] = []) async throws -> Cluster {
         let cluster = try Cluster(modelPath: model)
         try cluster.launchRouter()
-        for number in stride(from: 1, through: prefill, by: 1) { try cluster.launch("prefill-\(number)") }
-        for number in stride(from: 1, through: decode, by: 1) { try cluster.launch("decode-\(number)") }
+        for number in stride(from: 1, through: prefill, by: 1) { try cluster.launch("prefill-\(number)", options) }
+        for number in stride(from: 1, through: decode, by: 1) { try cluster.launch("decode-\(number)", options) }
         try await cluster.waitUntilReady(nodes: prefill + decode, pairs: prefill > 0 && decode > 0)
         return cluster
     }

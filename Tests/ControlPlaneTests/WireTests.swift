@@ -12,6 +12,9 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
         load.slots = SlotCounts(free: 1, inUse: 2, granted: 3, quarantined: 4, cached: 5)
         load.tokensPerSecond = 12.5
         load.lastError = "none"
+        load.contract.proofsFenced = 3
+        load.contract.scrubMismatches = 1
+        load.contract.reclaimP99 = .microseconds(1234)
         let messages: [NodeMessage] = [
             .heartbeat(load),
             .granted(

@@ -30,6 +30,23 @@ import Testing
         #expect(tree.pageCount == 2)
     }
 
+    @Test func aHiddenPageIsNotFoundAgainAndLeavesLikeAnyOther() {
+        var tree = PrefixTree(pageTokens: 1)
+        var path = PrefixTree.Path()
+        for token in 0..<3 as Range<TokenID> {
+            #expect(tree.extend(&path, tokens: [token][...], slot: slot(Int(token))))
+        }
+        tree.hide(slot(1))
+        #expect(tree.acquire([0, 1, 2]).slots == [slot(0)])
+        // Another job computes it again, while the first still has the hidden one.
+        var again = tree.acquire([0]).path
+        #expect(tree.extend(&again, tokens: [1][...], slot: slot(11)))
+        #expect(tree.acquire([0, 1, 2]).slots == [slot(0), slot(11)])
+        tree.release(path)
+        #expect(tree.evict(upTo: 9) == [slot(2), slot(1)])
+        #expect(tree.pageCount == 2 && tree.unusedCount == 0)
+    }
+
     @Test func evictsLeavesInOrderOfLastUse() {
         var tree = PrefixTree(pageTokens: 1)
         for (index, token) in [TokenID(10), 20, 30].enumerated() {

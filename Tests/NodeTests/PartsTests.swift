@@ -33,6 +33,21 @@ private func handoff(_ request: UInt64) -> HandoffID {
         #expect(rates == [0, 0, 100, 100, 100])
     }
 
+    @Test func reclaimTimesAreKnownWithinAnEighth() {
+        var times = ReclaimTimes()
+        #expect(times.quantile(0.5) == .zero)
+        for milliseconds in 1...1000 { times.note(.milliseconds(milliseconds)) }
+        times.note(.zero)
+        #expect(times.count == 1001 && times.longest == .seconds(1))
+        for (share, exact) in [(0.5, 500.0), (0.9, 900), (0.99, 990)] {
+            let found = times.quantile(share) / .milliseconds(1)
+            #expect(found >= exact && found <= exact * 1.13, "\(share): \(found)")
+        }
+        #expect(times.quantile(1) == .seconds(1))
+        times.note(.seconds(1_000_000_000))
+        #expect(times.quantile(1) > .seconds(1))
+    }
+
     @Test func oneThreadPerformsAtATime() {
         var queue = EffectQueue<Int>()
         let before = queue.begin()
@@ -77,7 +92,8 @@ private func handoff(_ request: UInt64) -> HandoffID {
         (["--threads", "-1"], "--threads"), (["--max-running", "0"], "--max-running"), (["--lanes", "0"], "--lanes"),
         (["--http", "8080"], "--http"), (["--context", "0"], "--context"), (["--chunk", "0"], "--chunk"),
         (["--log-level", "loud"], "--log-level"), (["--log-format", "xml"], "--log-format"),
-        (["--advertise", "a b"], "--advertise"),
+        (["--advertise", "a b"], "--advertise"), (["--digests", "some"], "--digests"),
+        (["--scrub-rate", "0"], "--scrub-rate"),
     ])
     func wrongFlagsAreNamed(arguments: [String], flag: String) {
         do {

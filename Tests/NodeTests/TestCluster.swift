@@ -47,11 +47,13 @@ final class TestCluster: Sendable {
     let decode: Part
 
     static func with(
-        pages: Int = 64, maxRunning: Int = 32, _ body: @Sendable (TestCluster) async throws -> Void
+        pages: Int = 64, maxRunning: Int = 32, lanes: Int = 4,
+        configure: (NodeRole, inout NodeConfiguration) -> Void = { _, _ in },
+        _ body: @Sendable (TestCluster) async throws -> Void
     ) async throws {
-        let cluster = try TestCluster(pages: pages, maxRunning: maxRunning)
+        let cluster = try TestCluster(pages: pages, maxRunning: maxRunning, configure)
         do {
-            try await cluster.router.bothAttached()
+            try await cluster.router.bothAttached(lanes: lanes)
             try await body(cluster)
         } catch {
             cluster.stop()
@@ -63,15 +65,16 @@ final class TestCluster: Sendable {
         try await cluster.router.task.value
     }
 
-    private init(pages: Int, maxRunning: Int) throws {
+    private init(pages: Int, maxRunning: Int, _ configure: (NodeRole, inout NodeConfiguration) -> Void) throws {
         model = try Self.model.get()
         router = try ScriptedRouter()
-        prefill = try Self.start(.prefill, model, pages, maxRunning, router.server.port)
-        decode = try Self.start(.decode, model, pages, maxRunning, router.server.port)
+        prefill = try Self.start(.prefill, model, pages, maxRunning, router.server.port, configure)
+        decode = try Self.start(.decode, model, pages, maxRunning, router.server.port, configure)
     }
 
     private static func start(
-        _ role: NodeRole, _ model: LoadedModel, _ pages: Int, _ maxRunning: Int, _ port: Int
+        _ role: NodeRole, _ model: LoadedModel, _ pages: Int, _ maxRunning: Int, _ port: Int,
+        _ configure: (NodeRole, inout NodeConfiguration) -> Void
     ) throws -> Part {
         var configuration = NodeConfiguration(name: "\(role)-1", modelPath: "")
         configuration.routers = [HostPort(host: "127.0.0.1", port: port)]
@@ -79,6 +82,7 @@ final class TestCluster: Sendable {
         configuration.threads = 1
         configuration.lanesPerPeer = 4
         if role == .prefill { configuration.chunkTokens = 32 }
+        configure(role, &configuration)
         let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         let links = RouterLinks()
         let metrics = NodeMetrics()
@@ -189,7 +193,7 @@ final class ScriptedRouter: Sendable {
     func toDecode(_ message: RouterMessage) { server.node(named: "decode-1")?.send(message) }
 
     /// Waits for both nodes, introduces them, and waits for lanes.
-    func bothAttached() async throws {
+    func bothAttached(lanes: Int = 4) async throws {
         try await eventually("both nodes attach") { self.server.nodes.count == 2 }
         let decode = try #require(server.node(named: "decode-1"))
         toPrefill(
@@ -197,7 +201,7 @@ final class ScriptedRouter: Sendable {
                 PeerAddress(
                     incarnation: decode.incarnation, laneAddress: decode.registration.laneAddress, name: decode.name)
             ]))
-        try await lanesIdle(4)
+        try await lanesIdle(lanes)
     }
 
     func lanesIdle(_ count: Int) async throws {

@@ -60,7 +60,7 @@ extension Lanes {
             let believed = sent.all.contains { event in
                 switch event {
                 case .acknowledged, .completionAcknowledged: true
-                case .opened, .closed: false
+                case .opened, .closed, .sourceChanged: false
                 }
             }
             #expect(!believed)
@@ -120,7 +120,7 @@ private final class RawListener {
         try #require(descriptor >= 0)
         let peer = RawPeer(adopting: Socket(adopting: descriptor))
         peer.skip(LaneWire.helloBytes)
-        peer.sendAck(LaneHelloAck(lane: lane, digests: false))
+        peer.sendAck(LaneHelloAck(lane: lane, digests: true))
         peer.skip(LaneWire.headerBytes)
         lanes.append(peer)
         return peer

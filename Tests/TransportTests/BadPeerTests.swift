@@ -32,7 +32,7 @@ extension Lanes {
             func completion(_ slots: [SlotRef]) {
                 let header = FrameHeader(
                     .completion, count: slots.count, handoff: grant.handoff, epoch: grant.epoch, sequence: 1)
-                peer.sendHeader(header, pages: slots.map { SealedPage(slot: $0, digest: 0) })
+                peer.sendHeader(header, pages: slots.map { .init($0, claiming: 0) })
             }
             let good = WireRange(page: 0, slot: slot, offset: 0, length: full)
             switch what {

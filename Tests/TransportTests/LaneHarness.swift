@@ -32,6 +32,10 @@ final class TestSlab: Sendable {
             start: region.base + slot * region.shape.pageBytes, count: region.shape.pageBytes)
     }
 
+    func start(of slot: Int) -> UnsafeRawPointer {
+        UnsafeRawPointer(region.base + slot * region.shape.pageBytes)
+    }
+
     /// Bytes that differ between slots and positions.
     func fillWithPattern(_ salt: UInt64) {
         for slot in 0..<region.slotCount {
@@ -81,12 +85,14 @@ final class LaneHarness {
 
     init(
         slots: Int = 32, lanes: Int = 1, host: String = "127.0.0.1",
+        digests: DigestMode = .sealed, senderDigests: DigestMode? = nil, table: DigestTable? = nil,
         configure: (inout LaneListener.Configuration) -> Void = { _ in }
     ) throws {
         source = TestSlab(slots: slots)
         target = TestSlab(slots: slots)
         source.fillWithPattern(1)
         var configuration = LaneListener.Configuration(host: host, port: 0)
+        configuration.digests = digests
         configure(&configuration)
         let (received, sent) = (received, sent)
         listener = try LaneListener(
@@ -95,6 +101,8 @@ final class LaneHarness {
         var poolConfiguration = LanePool.Configuration()
         poolConfiguration.lanesPerPeer = lanes
         poolConfiguration.reconnectPause = .milliseconds(1)
+        poolConfiguration.digests = senderDigests ?? digests
+        poolConfiguration.table = table
         pool = LanePool(configuration: poolConfiguration, slab: source.region, incarnation: prefillNode) {
             sent.append($0)
         }
@@ -147,6 +155,14 @@ func batch(_ terms: GrantTerms, layers: Range<Int>, pages: Range<Int>? = nil) ->
     return WriteBatch(handoff: terms.handoff, epoch: terms.epoch, ranges: ranges)
 }
 
+extension CompletionLayout.Page {
+    /// A page that claims this digest for every layer.
+    init(_ slot: SlotRef, claiming digest: UInt64) {
+        self.init(
+            slot: slot, digest: PageDigest(layers: Array(repeating: digest, count: testShape.layerCount)))
+    }
+}
+
 func openDescriptors() -> Int {
     guard let directory = opendir("/proc/self/fd") else { return -1 }
     defer { closedir(directory) }
@@ -160,13 +176,15 @@ final class RawPeer {
     let socket: Socket
     private(set) var lane = LaneID(0)
 
-    init(port: UInt16, hello: Bool = true, prefill: Incarnation = prefillNode) throws {
+    init(port: UInt16, hello: Bool = true, prefill: Incarnation = prefillNode, digests: Bool = true) throws {
         let address = try Endpoint(host: "127.0.0.1", port: port).resolve(passive: false)
         socket = try Socket.make(family: address.family)
         let result = address.withPointer { Glibc.connect(socket.descriptor, $0, $1) }
         try #require(result == 0)
         guard hello else { return }
-        send { LaneHello(prefill: prefill, decode: decodeNode, shape: testShape).write(to: $0) }
+        send {
+            LaneHello(prefill: prefill, decode: decodeNode, shape: testShape, digests: digests).write(to: $0)
+        }
         let answer = try #require(readAck())
         try #require(answer.status == LaneHelloAck.Status.accepted.rawValue)
         lane = answer.lane
@@ -216,15 +234,22 @@ final class RawPeer {
         bytes.withUnsafeBytes { _ = try? socket.write($0, until: .after(.seconds(10))) }
     }
 
-    func sendHeader(_ header: FrameHeader, ranges: [WireRange] = [], pages: [SealedPage] = []) {
+    /// A frame with its ranges, or a completion record with its pages, whose digests are one number per layer.
+    func sendHeader(
+        _ header: FrameHeader, ranges: [WireRange] = [], pages: [CompletionLayout.Page] = [], digests: Bool = true
+    ) {
+        let layout = CompletionLayout(pages: pages.count, digests: digests, shape: testShape)
         let count =
-            LaneWire.headerBytes + ranges.count * LaneWire.rangeBytes + pages.count * LaneWire.completedPageBytes
+            LaneWire.headerBytes + ranges.count * LaneWire.rangeBytes
+            + (header.kind == .completion ? layout.bytes : 0)
         let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 8)
         defer { bytes.deallocate() }
         header.write(to: bytes)
         var writer = WireWriter(UnsafeMutableRawBufferPointer(rebasing: bytes[LaneWire.headerBytes...]))
         for range in ranges { range.write(to: &writer) }
-        for page in pages { page.write(to: &writer) }
+        if header.kind == .completion {
+            layout.write(pages, to: UnsafeMutableRawBufferPointer(rebasing: bytes[LaneWire.headerBytes...]))
+        }
         _ = try? socket.write(UnsafeRawBufferPointer(bytes), until: .after(.seconds(10)))
     }
 

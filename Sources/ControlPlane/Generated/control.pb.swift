@@ -647,11 +647,65 @@ package nonisolated struct Baton_Control_V1_Heartbeat: @unchecked Sendable {
     set {_uniqueStorage()._preemptions = newValue}
   }
 
+  package var contract: Baton_Control_V1_ContractCounts {
+    get {_storage._contract ?? Baton_Control_V1_ContractCounts()}
+    set {_uniqueStorage()._contract = newValue}
+  }
+  /// Returns true if `contract` has been explicitly set.
+  package var hasContract: Bool {_storage._contract != nil}
+  /// Clears the value of `contract`. Subsequent reads from it will return its default value.
+  package mutating func clearContract() {_uniqueStorage()._contract = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+/// What the handoff contract did on a node since its start.
+package nonisolated struct Baton_Control_V1_ContractCounts: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var proofsWriteComplete: UInt64 = 0
+
+  package var proofsDrained: UInt64 = 0
+
+  package var proofsFenced: UInt64 = 0
+
+  /// answered again or dropped
+  package var duplicateEvents: UInt64 = 0
+
+  package var staleEvents: UInt64 = 0
+
+  package var peerFaults: UInt64 = 0
+
+  /// of the heartbeat's digest_mismatches, those that the scrub found
+  package var scrubMismatches: UInt64 = 0
+
+  /// and those that a prefill node found as it sent a cached page again
+  package var sendMismatches: UInt64 = 0
+
+  /// handoffs sealed without digests, because both ends have them off
+  package var uncheckedSeals: UInt64 = 0
+
+  package var scrubPasses: UInt64 = 0
+
+  /// handoffs given up before their seal whose pages are free again
+  package var reclaims: UInt64 = 0
+
+  /// abort to free pages; upper bounds
+  package var reclaimP50Us: UInt64 = 0
+
+  package var reclaimP99Us: UInt64 = 0
+
+  package var reclaimMaxUs: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 package nonisolated struct Baton_Control_V1_Refused: Sendable {
@@ -2125,7 +2179,7 @@ nonisolated extension Baton_Control_V1_Register: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Heartbeat"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}free\0\u{3}in_use\0\u{1}granted\0\u{1}quarantined\0\u{1}cached\0\u{1}running\0\u{1}waiting\0\u{3}queued_tokens\0\u{3}tokens_per_second\0\u{3}open_handoffs\0\u{3}lanes_idle\0\u{3}lanes_busy\0\u{3}last_error\0\u{3}tokens_total\0\u{3}stale_writes\0\u{1}fences\0\u{3}digest_mismatches\0\u{1}draining\0\u{1}preemptions\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}free\0\u{3}in_use\0\u{1}granted\0\u{1}quarantined\0\u{1}cached\0\u{1}running\0\u{1}waiting\0\u{3}queued_tokens\0\u{3}tokens_per_second\0\u{3}open_handoffs\0\u{3}lanes_idle\0\u{3}lanes_busy\0\u{3}last_error\0\u{3}tokens_total\0\u{3}stale_writes\0\u{1}fences\0\u{3}digest_mismatches\0\u{1}draining\0\u{1}preemptions\0\u{1}contract\0")
 
   fileprivate class _StorageClass {
     var _free: UInt32 = 0
@@ -2147,6 +2201,7 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
     var _digestMismatches: UInt64 = 0
     var _draining: Bool = false
     var _preemptions: UInt32 = 0
+    var _contract: Baton_Control_V1_ContractCounts? = nil
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -2176,6 +2231,7 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
       _digestMismatches = source._digestMismatches
       _draining = source._draining
       _preemptions = source._preemptions
+      _contract = source._contract
     }
   }
 
@@ -2213,6 +2269,7 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
         case 17: try { try decoder.decodeSingularUInt64Field(value: &_storage._digestMismatches) }()
         case 18: try { try decoder.decodeSingularBoolField(value: &_storage._draining) }()
         case 19: try { try decoder.decodeSingularUInt32Field(value: &_storage._preemptions) }()
+        case 20: try { try decoder.decodeSingularMessageField(value: &_storage._contract) }()
         default: break
         }
       }
@@ -2221,6 +2278,10 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
     try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
       if _storage._free != 0 {
         try visitor.visitSingularUInt32Field(value: _storage._free, fieldNumber: 1)
       }
@@ -2278,6 +2339,9 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
       if _storage._preemptions != 0 {
         try visitor.visitSingularUInt32Field(value: _storage._preemptions, fieldNumber: 19)
       }
+      try { if let v = _storage._contract {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 20)
+      } }()
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -2306,10 +2370,106 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
         if _storage._digestMismatches != rhs_storage._digestMismatches {return false}
         if _storage._draining != rhs_storage._draining {return false}
         if _storage._preemptions != rhs_storage._preemptions {return false}
+        if _storage._contract != rhs_storage._contract {return false}
         return true
       }
       if !storagesAreEqual {return false}
     }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Baton_Control_V1_ContractCounts: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ContractCounts"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}proofs_write_complete\0\u{3}proofs_drained\0\u{3}proofs_fenced\0\u{3}duplicate_events\0\u{3}stale_events\0\u{3}peer_faults\0\u{3}scrub_mismatches\0\u{3}send_mismatches\0\u{3}unchecked_seals\0\u{3}scrub_passes\0\u{1}reclaims\0\u{3}reclaim_p50_us\0\u{3}reclaim_p99_us\0\u{3}reclaim_max_us\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.proofsWriteComplete) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.proofsDrained) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.proofsFenced) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.duplicateEvents) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.staleEvents) }()
+      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.peerFaults) }()
+      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.scrubMismatches) }()
+      case 8: try { try decoder.decodeSingularUInt64Field(value: &self.sendMismatches) }()
+      case 9: try { try decoder.decodeSingularUInt64Field(value: &self.uncheckedSeals) }()
+      case 10: try { try decoder.decodeSingularUInt64Field(value: &self.scrubPasses) }()
+      case 11: try { try decoder.decodeSingularUInt64Field(value: &self.reclaims) }()
+      case 12: try { try decoder.decodeSingularUInt64Field(value: &self.reclaimP50Us) }()
+      case 13: try { try decoder.decodeSingularUInt64Field(value: &self.reclaimP99Us) }()
+      case 14: try { try decoder.decodeSingularUInt64Field(value: &self.reclaimMaxUs) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.proofsWriteComplete != 0 {
+      try visitor.visitSingularUInt64Field(value: self.proofsWriteComplete, fieldNumber: 1)
+    }
+    if self.proofsDrained != 0 {
+      try visitor.visitSingularUInt64Field(value: self.proofsDrained, fieldNumber: 2)
+    }
+    if self.proofsFenced != 0 {
+      try visitor.visitSingularUInt64Field(value: self.proofsFenced, fieldNumber: 3)
+    }
+    if self.duplicateEvents != 0 {
+      try visitor.visitSingularUInt64Field(value: self.duplicateEvents, fieldNumber: 4)
+    }
+    if self.staleEvents != 0 {
+      try visitor.visitSingularUInt64Field(value: self.staleEvents, fieldNumber: 5)
+    }
+    if self.peerFaults != 0 {
+      try visitor.visitSingularUInt64Field(value: self.peerFaults, fieldNumber: 6)
+    }
+    if self.scrubMismatches != 0 {
+      try visitor.visitSingularUInt64Field(value: self.scrubMismatches, fieldNumber: 7)
+    }
+    if self.sendMismatches != 0 {
+      try visitor.visitSingularUInt64Field(value: self.sendMismatches, fieldNumber: 8)
+    }
+    if self.uncheckedSeals != 0 {
+      try visitor.visitSingularUInt64Field(value: self.uncheckedSeals, fieldNumber: 9)
+    }
+    if self.scrubPasses != 0 {
+      try visitor.visitSingularUInt64Field(value: self.scrubPasses, fieldNumber: 10)
+    }
+    if self.reclaims != 0 {
+      try visitor.visitSingularUInt64Field(value: self.reclaims, fieldNumber: 11)
+    }
+    if self.reclaimP50Us != 0 {
+      try visitor.visitSingularUInt64Field(value: self.reclaimP50Us, fieldNumber: 12)
+    }
+    if self.reclaimP99Us != 0 {
+      try visitor.visitSingularUInt64Field(value: self.reclaimP99Us, fieldNumber: 13)
+    }
+    if self.reclaimMaxUs != 0 {
+      try visitor.visitSingularUInt64Field(value: self.reclaimMaxUs, fieldNumber: 14)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Baton_Control_V1_ContractCounts, rhs: Baton_Control_V1_ContractCounts) -> Bool {
+    if lhs.proofsWriteComplete != rhs.proofsWriteComplete {return false}
+    if lhs.proofsDrained != rhs.proofsDrained {return false}
+    if lhs.proofsFenced != rhs.proofsFenced {return false}
+    if lhs.duplicateEvents != rhs.duplicateEvents {return false}
+    if lhs.staleEvents != rhs.staleEvents {return false}
+    if lhs.peerFaults != rhs.peerFaults {return false}
+    if lhs.scrubMismatches != rhs.scrubMismatches {return false}
+    if lhs.sendMismatches != rhs.sendMismatches {return false}
+    if lhs.uncheckedSeals != rhs.uncheckedSeals {return false}
+    if lhs.scrubPasses != rhs.scrubPasses {return false}
+    if lhs.reclaims != rhs.reclaims {return false}
+    if lhs.reclaimP50Us != rhs.reclaimP50Us {return false}
+    if lhs.reclaimP99Us != rhs.reclaimP99Us {return false}
+    if lhs.reclaimMaxUs != rhs.reclaimMaxUs {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
