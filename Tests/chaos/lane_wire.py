@@ -9,10 +9,13 @@ _HELLO = struct.Struct("<QIIQQQQ")
 _HELLO_ANSWER = struct.Struct("<QIIII")
 _HEADER = struct.Struct("<IIIIQQII")
 _RANGE = struct.Struct("<IIIII")
-_SEALED_PAGE = struct.Struct("<IIQ")
+_COMPLETION_HEAD = struct.Struct("<II")
+_SLOT = struct.Struct("<II")
 _HELLO_MAGIC = 0x314E4C4E4F544142
 _FRAME_MAGIC = 0x43455242
 DATA, COMPLETION, READY = 1, 2, 5
+_VERSION = 2
+_XXH3_PER_LAYER = 1
 
 
 class Lane:
@@ -25,7 +28,7 @@ class Lane:
         layout = 0xCBF29CE484222325
         for layer in range(layers + 1):
             layout = ((layout ^ layer * page_bytes // layers) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-        self.socket.sendall(_HELLO.pack(_HELLO_MAGIC, 1, 0, prefill, decode, page_bytes, layout))
+        self.socket.sendall(_HELLO.pack(_HELLO_MAGIC, _VERSION, _XXH3_PER_LAYER, prefill, decode, page_bytes, layout))
         answer = b""
         while len(answer) < _HELLO_ANSWER.size:
             part = self.socket.recv(_HELLO_ANSWER.size - len(answer))
@@ -55,17 +58,19 @@ def record(grant, sequence, page, page_bytes):
     return header + _RANGE.pack(page, slot, generation, 0, page_bytes)
 
 
-def completion(grant, sequence, digest):
-    """The completion record of a grant all of whose pages are alike."""
+def completion(grant, sequence, digests):
+    """The completion record of a grant all of whose pages are alike, with these digests of their layers."""
     count = len(grant.slots)
     header = _HEADER.pack(
         _FRAME_MAGIC, COMPLETION, count, grant.epoch, grant.router, grant.request, grant.attempt, sequence
     )
-    return header + b"".join(_SEALED_PAGE.pack(slot, generation, digest) for slot, generation in grant.slots)
+    layers = struct.pack(f"<{len(digests)}Q", *digests)
+    pages = b"".join(_SLOT.pack(slot, generation) + layers for slot, generation in grant.slots)
+    return header + _COMPLETION_HEAD.pack(_XXH3_PER_LAYER, len(digests)) + pages
 
 
-def page_digest(page, layers):
-    """The digest of a page: XXH3-64 of each layer, folded."""
+def page_digests(page, layers):
+    """The digests of a page: XXH3-64 of each layer."""
     name = ctypes.util.find_library("xxhash")
     if not name:
         raise RuntimeError("libxxhash is missing (Debian: libxxhash-dev)")
@@ -73,9 +78,4 @@ def page_digest(page, layers):
     xxh3.restype = ctypes.c_uint64
     xxh3.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     size = len(page) // layers
-    value = 0
-    for layer in range(layers):
-        part = page[layer * size : (layer + 1) * size]
-        value = ((value ^ xxh3(part, size)) * 0x9E3779B185EBCA87) & 0xFFFFFFFFFFFFFFFF
-        value ^= value >> 32
-    return value
+    return [xxh3(page[layer * size : (layer + 1) * size], size) for layer in range(layers)]

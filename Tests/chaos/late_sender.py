@@ -62,7 +62,7 @@ class Sender:
         self.incarnation = random.getrandbits(63) | 1
         self.layers = settings["layers"]
         self.page = bytes([FILL]) * settings["page_bytes"]
-        self.digest = lane_wire.page_digest(self.page, self.layers)
+        self.digests = lane_wire.page_digests(self.page, self.layers)
         self.lock = threading.Lock()
         self.lanes = {}
         self.peer = None
@@ -173,7 +173,7 @@ class Sender:
     def write_all(self, lane, grant):
         for page in range(len(grant.slots)):
             lane.socket.sendall(lane_wire.record(grant, page + 1, page, len(self.page)) + self.page)
-        lane.socket.sendall(lane_wire.completion(grant, len(grant.slots) + 1, self.digest))
+        lane.socket.sendall(lane_wire.completion(grant, len(grant.slots) + 1, self.digests))
         self.posted[grant.name] = len(grant.slots)
         self.stream.send({9: {1: grant.handoff, 6: len(self.page) * len(grant.slots)}})
         self.tell(event="served", slots=grant.slots)
@@ -183,7 +183,7 @@ class Sender:
         records = [
             lane_wire.record(grant, page + 1, page, len(self.page)) + self.page for page in range(len(grant.slots))
         ]
-        stream = b"".join(records) + lane_wire.completion(grant, len(records) + 1, self.digest)
+        stream = b"".join(records) + lane_wire.completion(grant, len(records) + 1, self.digests)
         whole = min(plan["records"], len(records) - 1)
         at = sum(len(record) for record in records[:whole])
         head = len(records[0]) - len(self.page)
