@@ -215,12 +215,17 @@ package struct DecodeHandoffs: ~Copyable {
         return handoffs.count >= limits.openMax ? .busy : nil
     }
 
-    /// For good: a repeated Reserve that came after its refusal would be granted what nobody waits for.
-    private mutating func refuse(_ handoff: HandoffID, _ reason: RefusalReason) -> [DecodeAction] {
+    /// Refuses a handoff that is not known yet. For good: a repeated Reserve that came after its refusal would be
+    /// granted what nobody waits for. For the driver's own reasons too, which this machine does not see.
+    package mutating func refuse(_ handoff: HandoffID, _ reason: RefusalReason) -> [DecodeAction] {
+        precondition(handoffs[handoff] == nil, "\(handoff) is granted and can't be refused")
         counters.refusals[reason, default: 0] += 1
         settled.remember(handoff, .refused(reason))
         return [.sendRefused(handoff, reason)]
     }
+
+    /// Whether a reservation of this handoff was answered before: then the machine answers it again.
+    package func isKnown(_ handoff: HandoffID) -> Bool { handoffs[handoff] != nil || settled[handoff] != nil }
 
     /// The answer to a Reserve of a handoff that is known already.
     private mutating func repeatedReserve(_ handoff: HandoffID) -> [DecodeAction]? {

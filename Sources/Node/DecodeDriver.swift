@@ -242,8 +242,10 @@ package final class DecodeDriver: NodeDriver {
         let pages = memory.layout.pages(for: order.tokens.count)
         let wanted = engine.current?.pagesWanted ?? 0
         decide { state, pool in
-            if state.jobs[handoff] == nil {
+            if !state.handoffs.isKnown(handoff) {
                 if let (reason, message) = self.busy(state, free: pool.counts.free, pages: pages, wanted: wanted) {
+                    // With the words of its own reason; repeats get the machine's.
+                    _ = state.handoffs.refuse(handoff, reason)
                     state.effects.append(
                         .send(.refused(Refusal(handoff: handoff, reason: reason, message: message)), to: router))
                     return []
