@@ -244,10 +244,9 @@ package final class DecodeDriver: NodeDriver {
         decide { state, pool in
             if !state.handoffs.isKnown(handoff) {
                 if let (reason, message) = self.busy(state, free: pool.counts.free, pages: pages, wanted: wanted) {
-                    // With the words of its own reason; repeats get the machine's.
                     _ = state.handoffs.refuse(handoff, reason)
-                    state.effects.append(
-                        .send(.refused(Refusal(handoff: handoff, reason: reason, message: message)), to: router))
+                    let refusal = Refusal(handoff: handoff, reason: reason, message: message)
+                    state.effects.append(.send(.refused(refusal), to: router))
                     return []
                 }
             }

@@ -26,7 +26,6 @@ package final class DigestTable: Sendable {
         var fresh: [UInt32] = []
         var cursor = 0
         var passes: UInt64 = 0
-        var passOfLastReport: UInt64?
         var isStopped = false
     }
 
@@ -90,7 +89,6 @@ package final class DigestTable: Sendable {
                 guarded.entries[Int(slot.index)]?.isReported == false
             else { return false }
             guarded.entries[Int(slot.index)]?.isReported = true
-            guarded.passOfLastReport = guarded.passes
             return true
         }
     }
@@ -115,8 +113,6 @@ package final class DigestTable: Sendable {
 
     /// How often the walk has come round.
     package var passes: UInt64 { guarded.withLock { $0.passes } }
-    /// How often it had when the last mismatch was reported.
-    package var passOfLastReport: UInt64? { guarded.withLock { $0.passOfLastReport } }
     package var count: Int { guarded.withLock { $0.count } }
 
     /// The next whole page to look at: fresh ones first, then round and round; nil after many slots without one.
