@@ -29,6 +29,9 @@ DEPTH = 100_000
 ESSENTIAL = {"Row", "Decode", "Prefill", "Records", "Lane", "Requests", "Network", "PrefillFaults", "OtherFaults"}
 
 
+FLAGS = {"safety": ["-DSAFETY", "-DNOCLAIM"], "ltl": ["-DNOFAIR"], "progress": ["-DNP", "-DNOCLAIM"]}
+
+
 @dataclass
 class Search:
     name: str
@@ -59,6 +62,7 @@ class Result:
     problem: str = ""
     violated: str = ""
     folder: Path = field(default_factory=Path)
+    flags: list = field(default_factory=list)
     compiled: dict = field(default_factory=dict)
     unreached: dict = field(default_factory=dict)
 
@@ -67,7 +71,7 @@ SEARCHES = [
     Search("plain", "no faults; refused, retried, one slot used again and again", "-DHANDOFFS=3 -DSLOTS=1", level="short"),
     Search("cancel", "a client leaves at any moment", "-DHANDOFFS=2 -DSLOTS=2 -DCANCEL=1"),
     Search("reuse", "a client leaves, its slot is the next one's", "-DHANDOFFS=3 -DSLOTS=1 -DCANCEL=1", level="full"),
-    Search("timeouts", "every deadline of the router at any moment", "-DHANDOFFS=2 -DSLOTS=1 -DTIMEOUTS"),
+    Search("timeouts", "every deadline of the router at any moment", "-DHANDOFFS=2 -DTIMEOUTS"),
     Search("crash", "a prefill node dies (told or not) and starts again", "-DHANDOFFS=2 -DCRASH=1", level="short"),
     Search("crash-reuse", "the same, and a third attempt", "-DHANDOFFS=3 -DSLOTS=1 -DCRASH=1", level="full"),
     Search("pause", "a prefill node stops for ever", "-DHANDOFFS=2 -DPAUSE", level="short"),
@@ -77,10 +81,11 @@ SEARCHES = [
     Search("decode-crash", "the decode node dies and starts again", "-DHANDOFFS=2 -DDECODE_CRASH"),
     Search("router-crash", "the router dies, another takes requests", "-DHANDOFFS=2 -DROUTER_CRASH"),
     Search("digest", "digests differ while lanes are cut", "-DHANDOFFS=2 -DSLOTS=1 -DDIGEST -DCUT_LANE"),
-    Search("tokens", "stalled after some tokens, resumed by the next attempt", "-DHANDOFFS=2 -DTOKENS=2 -DSTALL"),
-    Search("loss", "any message is lost once", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1"),
+    Search("tokens", "stalled after some tokens, resumed by the next attempt", "-DHANDOFFS=2 -DSLOTS=1 -DTOKENS=2 -DSTALL"),
+    Search("loss", "any message is lost once", "-DHANDOFFS=2 -DLOSSES=1"),
     Search("loss-cancel", "any message is lost once, a client leaves", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1 -DCANCEL=1", level="full"),
-    Search("quarantine-ends", "the formula, with a prefill node stopped for ever", "-DHANDOFFS=2 -DSLOTS=1 -DPAUSE -DLTL", kind="ltl"),
+    Search("quarantine-ends", "the formula, a prefill node hangs and keeps its lease", "-DHANDOFFS=2 -DSLOTS=1 -DPAUSE -DHANG -DCANCEL=1 -DLTL", kind="ltl"),
+    Search("hang", "a prefill node hangs and keeps its lease", "-DHANDOFFS=2 -DSLOTS=1 -DPAUSE -DHANG -DCANCEL=1"),
     Search("ends", "no run goes on for ever: there is no cycle", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1", kind="progress"),
     Search("anyone", "the decode node among peers that do anything", "", model="decode", level="short"),
     Search("cancel-2", "both clients leave, records of two parts", "-DHANDOFFS=2 -DCANCEL=2 -DRECORDS=2", level="full"),
@@ -95,11 +100,11 @@ MUTANTS = [
     Mutant("UNPIN_EARLY", "source pages are unpinned when acknowledged", "-DHANDOFFS=2", "4", level="short"),
     Mutant("OLD_ACK", "an acknowledgement counts for the handoff it names", "-DHANDOFFS=2 -DCANCEL=1", "4", level="short"),
     Mutant("LANE_SHARED", "a lane carries one handoff at a time", "-DHANDOFFS=2 -DCANCEL=1", "1 or 2", level="short"),
-    Mutant("OLD_TOKENS", "tokens of an attempt that is over are dropped", "-DHANDOFFS=2 -DTOKENS=2 -DSTALL", "5"),
+    Mutant("OLD_TOKENS", "tokens of an attempt that is over are dropped", "-DHANDOFFS=2 -DSLOTS=1 -DTOKENS=2 -DSTALL", "5"),
     Mutant("NO_SETTLE", "a request is over when its rows are settled", "-DHANDOFFS=2 -DSLOTS=1 -DCANCEL=1 -DLOSSES=1", "6"),
-    Mutant("NO_RETRANSMIT", "what is not answered is said again", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1", "6"),
+    Mutant("NO_RETRANSMIT", "what is not answered is said again", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1 -DTIMEOUTS", "6"),
     Mutant("FORGET_REFUSED", "a refused handoff is not granted later", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1", "6"),
-    Mutant("NO_DRAIN_BUDGET", "a drain that is not answered ends by a fence", "-DHANDOFFS=2 -DSLOTS=1 -DPAUSE -DCANCEL=1 -DLTL", "3", kind="ltl"),
+    Mutant("NO_DRAIN_BUDGET", "a drain that is not answered ends by a fence", "-DHANDOFFS=2 -DSLOTS=1 -DPAUSE -DHANG -DCANCEL=1 -DLTL", "3", kind="ltl"),
     Mutant("FENCE_GONE", "the fence of a lane that is gone is answered", "", "3", model="decode"),
     Mutant("NO_GENERATION", "a record must name the granted generation", "", "1", model="decode", level="short"),
     Mutant("NO_RECORD_CHECK", "a record must name what is granted", "", "1", model="decode"),
@@ -124,15 +129,14 @@ def build(folder, model, defines, kind, optimise):
     spin, _ = run(["spin", *defines.split(), "-a", str(source)], folder)
     if not (folder / "pan.c").exists() or "Error" in spin.stdout + spin.stderr:
         return f"spin: {(spin.stdout + spin.stderr).strip()}"
-    flags = {"safety": ["-DSAFETY", "-DNOCLAIM"], "ltl": ["-DNOFAIR"], "progress": ["-DNP", "-DNOCLAIM"]}[kind]
     gcc, _ = run(
-        ["gcc", optimise, "-w", *flags, "-DVECTORSZ=1024", f"-DMEMLIM={MEMORY_MB}", "-o", "pan", "pan.c"],
+        ["gcc", optimise, "-w", *FLAGS[kind], "-DVECTORSZ=1024", f"-DMEMLIM={MEMORY_MB}", "-o", "pan", "pan.c"],
         folder)
     return f"gcc: {gcc.stderr.strip()[:2000]}" if gcc.returncode else ""
 
 
 def search(folder, model, defines, kind, optimise, coverage):
-    result = Result(folder=folder)
+    result = Result(folder=folder, flags=FLAGS[kind])
     result.problem = build(folder, model, defines, kind, optimise)
     if result.problem:
         return result
@@ -222,13 +226,14 @@ def replay(result, model):
     pan, _ = run(["./pan", "-r", f"{model}.pml.trail"], result.folder)
     source = (MODELS / f"{model}.pml").read_text().splitlines()
     names, steps = {}, []
+    first = int("-DNOCLAIM" not in result.flags or "-DNP" in result.flags) + 1  # a claim is process 0
     for line in pan.stdout.splitlines():
         step = re.match(r"\s*\d+:\s+proc\s+(\d+) \((\S+?)\) (\S+):(\d+) \(state \d+\)\s+\[(.*)\]", line)
         if not step:
             continue
         number, name, _, at, text = step.groups()
         if started := re.match(r"\(run (\w+)\((.*)\)\)", text):
-            names[str(len(names) + 1)] = f"{started.group(1)}({started.group(2)})"
+            names[str(len(names) + first)] = f"{started.group(1)}({started.group(2)})"
             continue
         if place := re.match(r"D_STEP(\d+)", text):
             at = place.group(1)
@@ -321,7 +326,7 @@ def main():
             if list(folder.glob("*.trail")):
                 print(f"\n{one.name}: {one.rule}")
                 text = (folder / "output.txt").read_text()
-                result = Result(folder=folder)
+                result = Result(folder=folder, flags=FLAGS[one.kind])
                 read_output(result, text)
                 show_trail(result, one.model)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
