@@ -282,6 +282,9 @@ static void tidyAnswers(int h) {
 
 static void tidyRest(int h) {
     int l = now.laneOf[h];
+#ifdef MUTANT_NO_SETTLE
+    if (now.outcome[h] && now.row[h] >= R_RESERVING && now.row[h] <= R_RELEASING) now.row[h] = R_SETTLED;
+#endif
     int late = now.posted[h] > now.landed[h] && now.gate[l] != G_CLOSED && now.broken[l] != B_SILENT;
     if (now.pre[h] == P_SETTLED_NOISY && now.prefillSettled[h]) now.pre[h] = P_SETTLED;
     if (!P_LIVE(h) && !late && now.dec[h] != D_GRANTED && now.dec[h] != D_VERIFYING && !now.completionDue[h])
@@ -649,7 +652,8 @@ end:
         ; tidy }
 #endif
     /* ---- the lane: a completion record, at once or after the lane has been given away ---- */
-    :: d_step { decodeUp && completionDue[h] && dec[h] == D_GRANTED -> completionDue[h] = 0; dec[h] = D_VERIFYING; tidy }
+    :: d_step { decodeUp && completionDue[h] && dec[h] == D_GRANTED ->
+        completionDue[h] = 0; dec[h] = D_VERIFYING; tidy }
     :: d_step { decodeUp && completionDue[h] && dec[h] == D_DRAINING -> completionDue[h] = 0; recycle(h); tidy }
     :: d_step { decodeUp && completionDue[h] && dec[h] != D_GRANTED && dec[h] != D_DRAINING ->
         completionDue[h] = 0; tidy }
@@ -756,7 +760,8 @@ end:
 #endif
         :: else -> sayP(h, P_FAILED); settle(h)
         fi; tidy }
-    :: d_step { HEARD(h) && (toP[h] & P_CANCEL) && (pre[h] == P_WRITING || pre[h] == P_COMPLETING || pre[h] == P_WRITTEN) ->
+    :: d_step { HEARD(h) && (toP[h] & P_CANCEL) &&
+                (pre[h] == P_WRITING || pre[h] == P_COMPLETING || pre[h] == P_WRITTEN) ->
         stop(h); tidy }
     :: d_step { HEARD(h) && (toP[h] & P_CANCEL) && pre[h] == P_NONE -> settle(h); tidy }
     :: d_step { HEARD(h) && (toP[h] & RELEASE) && (pre[h] == P_WRITING || pre[h] == P_WRITTEN) -> stop(h); tidy }
@@ -784,7 +789,8 @@ end:
         fi; tidy }
     :: d_step { MINE(h) && pre[h] == P_DRAINING && ACKNOWLEDGED(h) -> settle(h); tidy }
     /* deadline laneDrain: any time */
-    :: d_step { MINE(h) && pre[h] == P_DRAINING && laneEnd[laneOf[h]] == L_OPEN -> laneEnd[laneOf[h]] = L_STOPPING; tidy }
+    :: d_step { MINE(h) && pre[h] == P_DRAINING && laneEnd[laneOf[h]] == L_OPEN ->
+        laneEnd[laneOf[h]] = L_STOPPING; tidy }
     od
 }
 
@@ -818,7 +824,8 @@ inline laneLeft(l) {
  * that is open. */
 inline closedP(h, l) {
     if
-    :: laneOf[h] == l && prefillOf[h] == l % 2 && (pre[h] == P_WRITING || pre[h] == P_COMPLETING || pre[h] == P_DRAINING) ->
+    :: laneOf[h] == l && prefillOf[h] == l % 2 &&
+       (pre[h] == P_WRITING || pre[h] == P_COMPLETING || pre[h] == P_DRAINING) ->
         if
         :: pre[h] != P_DRAINING -> sayP(h, P_FAILED)
         :: else
@@ -953,11 +960,7 @@ end:
         fi; tidy }
     :: atomic { losses > 0 && tokens[h] != 0 -> losses--; tokens[h] = 0; tidy }
 #ifndef MUTANT_NO_RETRANSMIT
-#ifdef MUTANT_NO_SETTLE
-#define ASKS(h) (ROW_OPEN(h) && !outcome[h])
-#else
 #define ASKS(h) ROW_OPEN(h)
-#endif
 #define HEEDS_D(h, order) (!(toD[h] & (order)) && \
     (dec[h] == D_NONE || dec[h] == D_GRANTED || dec[h] == D_DRAINING && (order) != D_CANCEL || \
      (dec[h] == D_VERIFYING || dec[h] == D_SEALED) && toD[h] == 0))
@@ -1007,8 +1010,10 @@ end:
 #endif
 
 /* The router loses a prefill node: its lease or its stream has ended, whatever the node does. */
-#define rowLostP(h) if :: prefillOf[h] == p && ofRestarted[h] == attachedInc[p] && ROW_OPEN(h) -> rowLostPrefill(h) :: else fi
-#define crashOf(h) if :: prefillOf[h] == p && ofRestarted[h] == incarnation[p] && row[h] != R_NONE -> pre[h] = P_GONE :: else fi
+#define rowLostP(h) \
+    if :: prefillOf[h] == p && ofRestarted[h] == attachedInc[p] && ROW_OPEN(h) -> rowLostPrefill(h) :: else fi
+#define crashOf(h) \
+    if :: prefillOf[h] == p && ofRestarted[h] == incarnation[p] && row[h] != R_NONE -> pre[h] = P_GONE :: else fi
 /* one side of a prefill node's stream has ended: its messages are gone */
 #define cutStream(h) if :: prefillOf[h] == p && row[h] != R_NONE -> toP[h] = 0; fromP[h] = 0 :: else fi
 /* PrefillHandoffs.routerLost */
@@ -1023,7 +1028,8 @@ end:
 #define lostD(h) rowLostDecode(h); toD[h] = 0; fromD[h] = 0; tokens[h] = 0
 #define crashD(h) if :: row[h] != R_NONE -> dec[h] = D_GONE; completionDue[h] = 0 :: else fi
 #define orphan(h) if :: row[h] != R_NONE && row[h] != R_SETTLED -> row[h] = R_ORPHAN; outcome[h] = 1 :: else fi
-#define crashL(l) if :: gate[l] != G_ABSENT -> gate[l] = G_CLOSED :: else fi; gateOf[l] = NONE; user[l] = NONE; closing[l] = 0
+#define crashL(l) \
+    if :: gate[l] != G_ABSENT -> gate[l] = G_CLOSED :: else fi; gateOf[l] = NONE; user[l] = NONE; closing[l] = 0
 #define endOf(l) if :: laneEnd[l] == L_OPEN || laneEnd[l] == L_STOPPING -> laneEnd[l] = L_CLOSED :: else fi
 
 /* Nodes are alike: what may happen to node 1 happens once it is used. */
@@ -1034,7 +1040,8 @@ end:
     do
 #ifdef CRASH
     /* its connections are reset, and what was sent may still arrive; or its host is gone and nobody is told */
-    :: d_step { crashes > 0 && up[p] && opened > p -> crashes--; up[p] = 0; EACH(crashOf); endOf(p); endOf(p + 2); tidy }
+    :: d_step { crashes > 0 && up[p] && opened > p ->
+        crashes--; up[p] = 0; EACH(crashOf); endOf(p); endOf(p + 2); tidy }
     :: d_step { crashes > 0 && up[p] && opened > p && gate[p] != G_CLOSED && !broken[p] ->
         crashes--; up[p] = 0; EACH(crashOf); laneEnd[p] = L_CLOSED; broken[p] = B_SILENT; endOf(p + 2); tidy }
     :: d_step { !up[p] && attached[p] -> attached[p] = 0; EACH(rowLostP); tidy }
