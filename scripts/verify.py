@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +27,9 @@ MEMORY_MB = 2900  # two searches at once stay below 6 GB
 DEPTH = 100_000
 # Where every statement must be reached by some configuration.
 ESSENTIAL = {"Row", "Decode", "Prefill", "Records", "Lane", "Requests", "Network", "PrefillFaults", "OtherFaults"}
+
+
+FLAGS = {"safety": ["-DSAFETY", "-DNOCLAIM"], "ltl": ["-DNOFAIR"], "progress": ["-DNP", "-DNOCLAIM"]}
 
 
 @dataclass
@@ -59,15 +62,17 @@ class Result:
     problem: str = ""
     violated: str = ""
     folder: Path = field(default_factory=Path)
+    flags: list = field(default_factory=list)
     compiled: dict = field(default_factory=dict)
     unreached: dict = field(default_factory=dict)
 
 
 SEARCHES = [
-    Search("plain", "no faults; refused, retried, one slot used again and again", "-DHANDOFFS=3 -DSLOTS=1", level="short"),
+    Search("plain", "no faults; refused, retried, one slot used again and again",
+        "-DHANDOFFS=3 -DSLOTS=1", level="short"),
     Search("cancel", "a client leaves at any moment", "-DHANDOFFS=2 -DSLOTS=2 -DCANCEL=1"),
     Search("reuse", "a client leaves, its slot is the next one's", "-DHANDOFFS=3 -DSLOTS=1 -DCANCEL=1", level="full"),
-    Search("timeouts", "every deadline of the router at any moment", "-DHANDOFFS=2 -DSLOTS=1 -DTIMEOUTS"),
+    Search("timeouts", "every deadline of the router at any moment", "-DHANDOFFS=2 -DTIMEOUTS"),
     Search("crash", "a prefill node dies (told or not) and starts again", "-DHANDOFFS=2 -DCRASH=1", level="short"),
     Search("crash-reuse", "the same, and a third attempt", "-DHANDOFFS=3 -DSLOTS=1 -DCRASH=1", level="full"),
     Search("pause", "a prefill node stops for ever", "-DHANDOFFS=2 -DPAUSE", level="short"),
@@ -77,29 +82,42 @@ SEARCHES = [
     Search("decode-crash", "the decode node dies and starts again", "-DHANDOFFS=2 -DDECODE_CRASH"),
     Search("router-crash", "the router dies, another takes requests", "-DHANDOFFS=2 -DROUTER_CRASH"),
     Search("digest", "digests differ while lanes are cut", "-DHANDOFFS=2 -DSLOTS=1 -DDIGEST -DCUT_LANE"),
-    Search("tokens", "stalled after some tokens, resumed by the next attempt", "-DHANDOFFS=2 -DTOKENS=2 -DSTALL"),
-    Search("loss", "any message is lost once", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1"),
-    Search("loss-cancel", "any message is lost once, a client leaves", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1 -DCANCEL=1", level="full"),
-    Search("quarantine-ends", "the formula, with a prefill node stopped for ever", "-DHANDOFFS=2 -DSLOTS=1 -DPAUSE -DLTL", kind="ltl"),
-    Search("ends", "no run goes on for ever: there is no cycle", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1", kind="progress"),
+    Search("tokens", "stalled after some tokens, resumed by the next attempt",
+        "-DHANDOFFS=2 -DSLOTS=1 -DTOKENS=2 -DSTALL"),
+    Search("loss", "any message is lost once", "-DHANDOFFS=2 -DLOSSES=1"),
+    Search("loss-cancel", "any message is lost once, a client leaves",
+        "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1 -DCANCEL=1", level="full"),
+    Search("quarantine-ends", "the formula, a prefill node hangs and keeps its lease",
+        "-DHANDOFFS=2 -DSLOTS=1 -DPAUSE -DHANG -DCANCEL=1 -DLTL", kind="ltl"),
+    Search("hang", "a prefill node hangs and keeps its lease", "-DHANDOFFS=2 -DSLOTS=1 -DPAUSE -DHANG -DCANCEL=1"),
+    Search("ends", "no run goes on for ever: there is no cycle",
+        "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1", kind="progress"),
     Search("anyone", "the decode node among peers that do anything", "", model="decode", level="short"),
-    Search("cancel-2", "both clients leave, records of two parts", "-DHANDOFFS=2 -DCANCEL=2 -DRECORDS=2", level="full"),
+    Search("cancel-2", "both clients leave, records of two parts",
+        "-DHANDOFFS=2 -DCANCEL=2 -DRECORDS=2", level="full"),
     Search("crash-2", "two crashes, a client leaves", "-DHANDOFFS=2 -DCRASH=2 -DCANCEL=1", level="full"),
 ]
 
 MUTANTS = [
-    Mutant("FREE_ON_TIMEOUT", "the drain budget starts a fence, it frees nothing", "-DHANDOFFS=2 -DCANCEL=1", "1", level="short"),
+    Mutant("FREE_ON_TIMEOUT", "the drain budget starts a fence, it frees nothing",
+        "-DHANDOFFS=2 -DCANCEL=1", "1", level="short"),
     Mutant("FENCE_EARLY", "a fence is answered when the lane is dead", "-DHANDOFFS=2 -DCANCEL=1", "1", level="short"),
     Mutant("SEAL_EARLY", "nothing is sealed before the completion record", "-DHANDOFFS=2", "2", level="short"),
-    Mutant("DRAINED_EARLY", "Drained is answered behind the last completion", "-DHANDOFFS=2 -DCANCEL=1", "4", level="short"),
+    Mutant("DRAINED_EARLY", "Drained is answered behind the last completion",
+        "-DHANDOFFS=2 -DCANCEL=1", "4", level="short"),
     Mutant("UNPIN_EARLY", "source pages are unpinned when acknowledged", "-DHANDOFFS=2", "4", level="short"),
-    Mutant("OLD_ACK", "an acknowledgement counts for the handoff it names", "-DHANDOFFS=2 -DCANCEL=1", "4", level="short"),
+    Mutant("OLD_ACK", "an acknowledgement counts for the handoff it names",
+        "-DHANDOFFS=2 -DCANCEL=1", "4", level="short"),
     Mutant("LANE_SHARED", "a lane carries one handoff at a time", "-DHANDOFFS=2 -DCANCEL=1", "1 or 2", level="short"),
-    Mutant("OLD_TOKENS", "tokens of an attempt that is over are dropped", "-DHANDOFFS=2 -DTOKENS=2 -DSTALL", "5"),
-    Mutant("NO_SETTLE", "a request is over when its rows are settled", "-DHANDOFFS=2 -DSLOTS=1 -DCANCEL=1 -DLOSSES=1", "6"),
-    Mutant("NO_RETRANSMIT", "what is not answered is said again", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1", "6"),
+    Mutant("OLD_TOKENS", "tokens of an attempt that is over are dropped",
+        "-DHANDOFFS=2 -DSLOTS=1 -DTOKENS=2 -DSTALL", "5"),
+    Mutant("NO_SETTLE", "a request is over when its rows are settled",
+        "-DHANDOFFS=2 -DSLOTS=1 -DCANCEL=1 -DLOSSES=1", "6"),
+    Mutant("NO_RETRANSMIT", "what is not answered is said again",
+        "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1 -DTIMEOUTS", "6"),
     Mutant("FORGET_REFUSED", "a refused handoff is not granted later", "-DHANDOFFS=2 -DSLOTS=1 -DLOSSES=1", "6"),
-    Mutant("NO_DRAIN_BUDGET", "a drain that is not answered ends by a fence", "-DHANDOFFS=2 -DSLOTS=1 -DPAUSE -DCANCEL=1 -DLTL", "3", kind="ltl"),
+    Mutant("NO_DRAIN_BUDGET", "a drain that is not answered ends by a fence",
+        "-DHANDOFFS=2 -DSLOTS=1 -DPAUSE -DHANG -DCANCEL=1 -DLTL", "3", kind="ltl"),
     Mutant("FENCE_GONE", "the fence of a lane that is gone is answered", "", "3", model="decode"),
     Mutant("NO_GENERATION", "a record must name the granted generation", "", "1", model="decode", level="short"),
     Mutant("NO_RECORD_CHECK", "a record must name what is granted", "", "1", model="decode"),
@@ -117,23 +135,21 @@ def run(command, folder, limit=None):
     return done, resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
 
 
-def build(folder, model, defines, kind, optimise):
+def build(folder, model, defines, kind, options):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     source = MODELS / f"{model}.pml"
     spin, _ = run(["spin", *defines.split(), "-a", str(source)], folder)
     if not (folder / "pan.c").exists() or "Error" in spin.stdout + spin.stderr:
         return f"spin: {(spin.stdout + spin.stderr).strip()}"
-    flags = {"safety": ["-DSAFETY", "-DNOCLAIM"], "ltl": ["-DNOFAIR"], "progress": ["-DNP", "-DNOCLAIM"]}[kind]
     gcc, _ = run(
-        ["gcc", optimise, "-w", *flags, "-DVECTORSZ=1024", f"-DMEMLIM={MEMORY_MB}", "-o", "pan", "pan.c"],
-        folder)
+        ["gcc", *options, "-w", *FLAGS[kind], "-DVECTORSZ=1024", f"-DMEMLIM={MEMORY_MB}", "-o", "pan", "pan.c"], folder)
     return f"gcc: {gcc.stderr.strip()[:2000]}" if gcc.returncode else ""
 
 
-def search(folder, model, defines, kind, optimise, coverage):
-    result = Result(folder=folder)
-    result.problem = build(folder, model, defines, kind, optimise)
+def search(folder, model, defines, kind, options, coverage):
+    result = Result(folder=folder, flags=FLAGS[kind])
+    result.problem = build(folder, model, defines, kind, options)
     if result.problem:
         return result
     arguments = {"safety": [], "ltl": ["-a"], "progress": ["-l"]}[kind]
@@ -162,7 +178,8 @@ def read_output(result, output):
     violation = re.search(r"pan:\d+: (.*)", output)
     if result.errors:
         result.violated = violation.group(1) if violation else "?"
-    for sign in ("out of memory", "reached -DMEMLIM", "max search depth too small", "VECTORSZ is too small", "aborting"):
+    for sign in (
+        "out of memory", "reached -DMEMLIM", "max search depth too small", "VECTORSZ is too small", "aborting"):
         if sign in output:
             result.problem = sign
     if "Full statespace search for" not in output:
@@ -222,13 +239,14 @@ def replay(result, model):
     pan, _ = run(["./pan", "-r", f"{model}.pml.trail"], result.folder)
     source = (MODELS / f"{model}.pml").read_text().splitlines()
     names, steps = {}, []
+    first = int("-DNOCLAIM" not in result.flags or "-DNP" in result.flags) + 1  # a claim is process 0
     for line in pan.stdout.splitlines():
         step = re.match(r"\s*\d+:\s+proc\s+(\d+) \((\S+?)\) (\S+):(\d+) \(state \d+\)\s+\[(.*)\]", line)
         if not step:
             continue
         number, name, _, at, text = step.groups()
         if started := re.match(r"\(run (\w+)\((.*)\)\)", text):
-            names[str(len(names) + 1)] = f"{started.group(1)}({started.group(2)})"
+            names[str(len(names) + first)] = f"{started.group(1)}({started.group(2)})"
             continue
         if place := re.match(r"D_STEP(\d+)", text):
             at = place.group(1)
@@ -249,7 +267,8 @@ def check_searches(chosen, workers):
     print(f"{'configuration':<17} {'states':>10} {'seconds':>8}  verdict")
     failed, covered = [], []
     jobs = {
-        workers.submit(search, BUILD / one.name, one.model, one.defines, one.kind, "-O2", one.kind == "safety"): one
+        workers.submit(search, BUILD / one.name, one.model, one.defines, one.kind,
+            ["-O2", "-DCOLLAPSE"] if one.level == "full" else ["-O2"], one.kind == "safety"): one
         for one in chosen}
     for done in concurrent.futures.as_completed(jobs):
         one, result = jobs[done], done.result()
@@ -270,7 +289,7 @@ def check_mutants(chosen, workers):
     jobs = {
         workers.submit(
             search, BUILD / f"without-{one.name}", one.model, f"-DMUTANT_{one.name} {one.defines}".strip(), one.kind,
-            "-O0", False): one
+            ["-O0"], False): one
         for one in chosen}
     for done in concurrent.futures.as_completed(jobs):
         one, result = jobs[done], done.result()
@@ -283,7 +302,8 @@ def check_mutants(chosen, workers):
             good = found == "none"
             verdict = f"covered by {one.covered}" if good else f"not covered by {one.covered}: say so in the table"
         shown = f"invariant {found}" if found.isdigit() else found
-        print(f"{one.name:<17} {result.states:>10,} {result.seconds:>8.1f}  {shown:<14} {verdict}: {one.rule}", flush=True)
+        print(
+            f"{one.name:<17} {result.states:>10,} {result.seconds:>8.1f}  {shown:<14} {verdict}: {one.rule}", flush=True)
         if not good:
             failed.append(one.name)
             if result.errors > 0:
@@ -307,9 +327,14 @@ def main():
     def picked(one):
         return one.name in options.names if options.names else one.level in levels
 
+    searches = [one for one in SEARCHES if picked(one)]
+    if options.full and not options.names:
+        searches += [
+            replace(one, name=f"{one.name}-ends", what="no cycle", kind="progress", level="full")
+            for one in searches if one.kind == "safety" and one.level != "full"]
     began = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as workers:
-        failed, covered = check_searches([one for one in SEARCHES if picked(one)], workers)
+        failed, covered = check_searches(searches, workers)
         dead = never_reached(covered) if not options.names and not options.short else []
         for model, proctype, line, text in dead:
             print(f"never reached: {model}.pml:{line} {proctype}: {text}")
@@ -321,7 +346,7 @@ def main():
             if list(folder.glob("*.trail")):
                 print(f"\n{one.name}: {one.rule}")
                 text = (folder / "output.txt").read_text()
-                result = Result(folder=folder)
+                result = Result(folder=folder, flags=FLAGS[one.kind])
                 read_output(result, text)
                 show_trail(result, one.model)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024

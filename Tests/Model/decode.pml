@@ -227,7 +227,8 @@ end:
         :: else -> closing[l] = 1                       /* rejected; the lane ends */
         fi;
         h = 0; e = 0; s = 0; g = 0 }
-    :: d_step { (gate[l] == G_IDLE || gate[l] == G_COMPLETED) && completionDue[l] == NONE && !closing[l] -> closing[l] = 1 }
+    :: d_step { (gate[l] == G_IDLE || gate[l] == G_COMPLETED) && completionDue[l] == NONE &&
+                !closing[l] -> closing[l] = 1 }
     /* the bytes land; LaneGate.leave */
     :: d_step { gate[l] == G_LANDING ->
         /* the slot has the generation that the record is for, and is still promised */

@@ -10,7 +10,7 @@
  * (process Judge), besides the LTL formula at the end.
  *
  * Faults are switched on by -D: CANCEL, CRASH, PAUSE, CUT_LANE, CUT_PREFILL, CUT_DECODE, ROUTER_CRASH, DECODE_CRASH,
- * DIGEST, STALL, LOSSES=n. Rules are removed by -DMUTANT_name.
+ * HANG, DIGEST, STALL, LOSSES=n. Rules are removed by -DMUTANT_name.
  */
 
 #ifndef REQUESTS
@@ -222,6 +222,16 @@ byte mismatches = 1;
 byte stalls = 1;
 #endif
 
+#if HANDOFFS > 3
+#define EACH(what) what(0); what(1); what(2); what(3)
+#define COMPLETION_DUE(l) (DUE(0, l) || DUE(1, l) || DUE(2, l) || DUE(3, l))
+#elif HANDOFFS > 2
+#define EACH(what) what(0); what(1); what(2)
+#define COMPLETION_DUE(l) (DUE(0, l) || DUE(1, l) || DUE(2, l))
+#else
+#define EACH(what) what(0); what(1)
+#define COMPLETION_DUE(l) (DUE(0, l) || DUE(1, l))
+#endif
 #define ROW_OPEN(h) (row[h] >= R_RESERVING && row[h] <= R_RELEASING)
 #define D_OPEN(h) (dec[h] >= D_GRANTED && dec[h] <= D_FENCING)
 #define D_QUARANTINE(h) (dec[h] == D_DRAINING || dec[h] == D_FENCING)
@@ -272,6 +282,9 @@ static void tidyAnswers(int h) {
 
 static void tidyRest(int h) {
     int l = now.laneOf[h];
+#ifdef MUTANT_NO_SETTLE
+    if (now.outcome[h] && now.row[h] >= R_RESERVING && now.row[h] <= R_RELEASING) now.row[h] = R_SETTLED;
+#endif
     int late = now.posted[h] > now.landed[h] && now.gate[l] != G_CLOSED && now.broken[l] != B_SILENT;
     if (now.pre[h] == P_SETTLED_NOISY && now.prefillSettled[h]) now.pre[h] = P_SETTLED;
     if (!P_LIVE(h) && !late && now.dec[h] != D_GRANTED && now.dec[h] != D_VERIFYING && !now.completionDue[h])
@@ -473,6 +486,8 @@ end:
 #ifdef STALL
     :: d_step { stalls > 0 && (row[h] == R_PREFILLING || row[h] == R_DECODING) && !outcome[h] ->
         stalls--; deliver(h, O_FAILED); abort(h); tidy }
+#elif defined(HANG)
+    :: d_step { row[h] == R_PREFILLING && frozen[prefillOf[h]] && !outcome[h] -> deliver(h, O_FAILED); abort(h); tidy }
 #elif defined(CUT_LANE)
     :: d_step { row[h] == R_PREFILLING && broken[laneOf[h]] && !outcome[h] -> deliver(h, O_FAILED); abort(h); tidy }
 #endif
@@ -637,7 +652,8 @@ end:
         ; tidy }
 #endif
     /* ---- the lane: a completion record, at once or after the lane has been given away ---- */
-    :: d_step { decodeUp && completionDue[h] && dec[h] == D_GRANTED -> completionDue[h] = 0; dec[h] = D_VERIFYING; tidy }
+    :: d_step { decodeUp && completionDue[h] && dec[h] == D_GRANTED ->
+        completionDue[h] = 0; dec[h] = D_VERIFYING; tidy }
     :: d_step { decodeUp && completionDue[h] && dec[h] == D_DRAINING -> completionDue[h] = 0; recycle(h); tidy }
     :: d_step { decodeUp && completionDue[h] && dec[h] != D_GRANTED && dec[h] != D_DRAINING ->
         completionDue[h] = 0; tidy }
@@ -684,25 +700,24 @@ inline unpin(h) {
 }
 
 /* PrefillHandoff.settle: the one place where source pages are unpinned */
-inline settleP(h, quiet) {
-    unpin(h);
-    if
-    :: quiet -> pre[h] = P_SETTLED; sayP(h, DRAINED)
-    :: else -> pre[h] = P_SETTLED_NOISY; sayP(h, DRAINED_NOISY)
-    fi
+inline settle(h) {
+    unpin(h); pre[h] = P_SETTLED; sayP(h, DRAINED)
+}
+inline settleNoisy(h) {
+    unpin(h); pre[h] = P_SETTLED_NOISY; sayP(h, DRAINED_NOISY)
 }
 
 /* PrefillHandoff.stop: cancel, a lost router, a failed computation */
 inline stop(h) {
     if
 #ifdef MUTANT_DRAINED_EARLY
-    :: pre[h] == P_WRITING || pre[h] == P_COMPLETING -> settleP(h, true)
+    :: pre[h] == P_WRITING || pre[h] == P_COMPLETING -> settle(h)
 #else
-    :: pre[h] == P_WRITING && posted[h] == 0 -> settleP(h, true)
+    :: pre[h] == P_WRITING && posted[h] == 0 -> settle(h)
     :: pre[h] == P_WRITING && posted[h] > 0 -> pre[h] = P_DRAINING
     :: pre[h] == P_COMPLETING -> pre[h] = P_DRAINING
 #endif
-    :: pre[h] == P_WRITTEN -> settleP(h, true)
+    :: pre[h] == P_WRITTEN -> settle(h)
     :: else
     fi
 }
@@ -743,11 +758,12 @@ end:
 #if LOSSES > 0
             sayP(h, ACCEPTED)
 #endif
-        :: else -> sayP(h, P_FAILED); settleP(h, true)
+        :: else -> sayP(h, P_FAILED); settle(h)
         fi; tidy }
-    :: d_step { HEARD(h) && (toP[h] & P_CANCEL) && (pre[h] == P_WRITING || pre[h] == P_COMPLETING || pre[h] == P_WRITTEN) ->
+    :: d_step { HEARD(h) && (toP[h] & P_CANCEL) &&
+                (pre[h] == P_WRITING || pre[h] == P_COMPLETING || pre[h] == P_WRITTEN) ->
         stop(h); tidy }
-    :: d_step { HEARD(h) && (toP[h] & P_CANCEL) && pre[h] == P_NONE -> settleP(h, true); tidy }
+    :: d_step { HEARD(h) && (toP[h] & P_CANCEL) && pre[h] == P_NONE -> settle(h); tidy }
     :: d_step { HEARD(h) && (toP[h] & RELEASE) && (pre[h] == P_WRITING || pre[h] == P_WRITTEN) -> stop(h); tidy }
     :: d_step { HEARD(h) && (toP[h] & RELEASE) && pre[h] == P_COMPLETING && !released[h] -> released[h] = 1; tidy }
     :: d_step { HEARD(h) && (toP[h] & RELEASE) && pre[h] == P_NONE && !(fromP[h] & DRAINED) -> sayP(h, DRAINED); tidy }
@@ -768,12 +784,13 @@ end:
     :: d_step { MINE(h) && pre[h] == P_COMPLETING && ACKNOWLEDGED(h) ->
         sayP(h, WRITTEN);
         if
-        :: released[h] -> settleP(h, true)
+        :: released[h] -> settle(h)
         :: else -> pre[h] = P_WRITTEN
         fi; tidy }
-    :: d_step { MINE(h) && pre[h] == P_DRAINING && ACKNOWLEDGED(h) -> settleP(h, true); tidy }
+    :: d_step { MINE(h) && pre[h] == P_DRAINING && ACKNOWLEDGED(h) -> settle(h); tidy }
     /* deadline laneDrain: any time */
-    :: d_step { MINE(h) && pre[h] == P_DRAINING && laneEnd[laneOf[h]] == L_OPEN -> laneEnd[laneOf[h]] = L_STOPPING; tidy }
+    :: d_step { MINE(h) && pre[h] == P_DRAINING && laneEnd[laneOf[h]] == L_OPEN ->
+        laneEnd[laneOf[h]] = L_STOPPING; tidy }
     od
 }
 
@@ -807,29 +824,20 @@ inline laneLeft(l) {
  * that is open. */
 inline closedP(h, l) {
     if
-    :: laneOf[h] == l && prefillOf[h] == l % 2 && (pre[h] == P_WRITING || pre[h] == P_COMPLETING || pre[h] == P_DRAINING) ->
+    :: laneOf[h] == l && prefillOf[h] == l % 2 &&
+       (pre[h] == P_WRITING || pre[h] == P_COMPLETING || pre[h] == P_DRAINING) ->
         if
         :: pre[h] != P_DRAINING -> sayP(h, P_FAILED)
         :: else
         fi;
         if
-        :: posted[h] == 0 || landed[h] >= RECORDS || landed[h] >= posted[h] -> settleP(h, true)
-        :: posted[h] > 0 -> settleP(h, false)
+        :: posted[h] == 0 || landed[h] >= RECORDS || landed[h] >= posted[h] -> settle(h)
+        :: posted[h] > 0 -> settleNoisy(h)
         fi
     :: else
     fi
 }
 
-#if HANDOFFS > 3
-#define EACH(what) what(0); what(1); what(2); what(3)
-#define COMPLETION_DUE(l) (DUE(0, l) || DUE(1, l) || DUE(2, l) || DUE(3, l))
-#elif HANDOFFS > 2
-#define EACH(what) what(0); what(1); what(2)
-#define COMPLETION_DUE(l) (DUE(0, l) || DUE(1, l) || DUE(2, l))
-#else
-#define EACH(what) what(0); what(1)
-#define COMPLETION_DUE(l) (DUE(0, l) || DUE(1, l))
-#endif
 #define DUE(h, l) (completionDue[h] && laneOf[h] == l)
 
 /* The records of one handoff on its lane. The sender reads the source pages when it sends, the receiver writes the
@@ -872,7 +880,7 @@ proctype Lane(byte l) {
 #define closedOnL(h) closedP(h, l)
 end:
     do
-    :: atomic { gate[l] != G_ABSENT && gate[l] != G_CLOSED && !COMPLETION_DUE(l) &&
+    :: d_step { gate[l] != G_ABSENT && gate[l] != G_CLOSED && !COMPLETION_DUE(l) &&
                 (closing[l] || (laneEnd[l] == L_CLOSED && broken[l] != B_SILENT) || broken[l] == B_RESET) ->
         laneLeft(l); tidy }
     :: atomic { (laneEnd[l] == L_OPEN || laneEnd[l] == L_STOPPING) && !frozen[l % 2] &&
@@ -950,32 +958,35 @@ end:
         :: (fromP[h] & DRAINED_NOISY) -> fromP[h] = fromP[h] & ~DRAINED_NOISY
         :: (fromP[h] & P_FAILED) -> fromP[h] = fromP[h] & ~P_FAILED
         fi; tidy }
-    :: atomic { losses > 0 && tokens[h] != 0 -> losses--; tokens[h] = 0
+    :: atomic { losses > 0 && tokens[h] != 0 -> losses--; tokens[h] = 0; tidy }
 #ifndef MUTANT_NO_RETRANSMIT
-#ifdef MUTANT_NO_SETTLE
-#define ASKS(h) (ROW_OPEN(h) && !outcome[h])
-#else
 #define ASKS(h) ROW_OPEN(h)
-#endif
-        ; tidy }
-    :: d_step { ASKS(h) && row[h] == R_RESERVING && !(toD[h] & RESERVE) -> toD[h] = toD[h] | RESERVE; tidy }
-    :: d_step { ASKS(h) && row[h] == R_PREFILLING && !accepted[h] && !prefillSettled[h] && !(toP[h] & PREFILL) ->
-        toP[h] = toP[h] | PREFILL; tidy }
-    :: d_step { ASKS(h) && (row[h] == R_DRAINING || row[h] == R_CANCELLING) && !(toD[h] & D_CANCEL) ->
+#define HEEDS_D(h, order) (!(toD[h] & (order)) && \
+    (dec[h] == D_NONE || dec[h] == D_GRANTED || dec[h] == D_DRAINING && (order) != D_CANCEL || \
+     (dec[h] == D_VERIFYING || dec[h] == D_SEALED) && toD[h] == 0))
+#define HEEDS_P(h, order) (!(toP[h] & (order)) && HEARD(h) && \
+    (pre[h] == P_NONE || pre[h] == P_WRITING || pre[h] == P_COMPLETING && ((order) != RELEASE || !released[h]) || \
+     pre[h] == P_WRITTEN && toP[h] == 0))
+    :: d_step { ASKS(h) && row[h] == R_RESERVING && !(toD[h] & RESERVE) && dec[h] == D_NONE ->
+        toD[h] = toD[h] | RESERVE; tidy }
+    :: d_step { ASKS(h) && row[h] == R_PREFILLING && !accepted[h] && !prefillSettled[h] && !(toP[h] & PREFILL) &&
+                HEARD(h) && pre[h] == P_NONE -> toP[h] = toP[h] | PREFILL; tidy }
+    :: d_step { ASKS(h) && (row[h] == R_DRAINING || row[h] == R_CANCELLING) && HEEDS_D(h, D_CANCEL) ->
         toD[h] = toD[h] | D_CANCEL; tidy }
-    :: d_step { ASKS(h) && row[h] == R_RECLAIMING && !(toD[h] & RECLAIM) -> toD[h] = toD[h] | RECLAIM; tidy }
-    :: d_step { ASKS(h) && row[h] == R_FENCING && !(toD[h] & FENCE) -> toD[h] = toD[h] | FENCE; tidy }
-    :: d_step { ASKS(h) && row[h] >= R_DECODING && !prefillSettled[h] && sealedSeen[h] && !(toP[h] & RELEASE) ->
+    :: d_step { ASKS(h) && row[h] == R_RECLAIMING && HEEDS_D(h, RECLAIM) -> toD[h] = toD[h] | RECLAIM; tidy }
+    :: d_step { ASKS(h) && row[h] == R_FENCING && HEEDS_D(h, FENCE) -> toD[h] = toD[h] | FENCE; tidy }
+    :: d_step { ASKS(h) && row[h] >= R_DECODING && !prefillSettled[h] && sealedSeen[h] && HEEDS_P(h, RELEASE) ->
         toP[h] = toP[h] | RELEASE; tidy }
-    :: d_step { ASKS(h) && row[h] >= R_DECODING && !prefillSettled[h] && !sealedSeen[h] && !(toP[h] & P_CANCEL) ->
+    :: d_step { ASKS(h) && row[h] >= R_DECODING && !prefillSettled[h] && !sealedSeen[h] && HEEDS_P(h, P_CANCEL) ->
         toP[h] = toP[h] | P_CANCEL; tidy }
     /* repeated answers of the decode node */
     :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_GRANTED && row[h] == R_RESERVING &&
                 !(fromD[h] & GRANTED) -> sayD(h, GRANTED); tidy }
-    :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_REFUSED && !(fromD[h] & REFUSED) ->
+    :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_REFUSED && !(fromD[h] & REFUSED) &&
+                (row[h] == R_RESERVING || row[h] == R_RECLAIMING) ->
         sayD(h, REFUSED); tidy }
     :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && (dec[h] == D_SEALED || dec[h] == D_ENDING) &&
-                !(fromD[h] & SEALED) -> sayD(h, SEALED); tidy }
+                row[h] != R_RESERVING && !sealedSeen[h] && !(fromD[h] & SEALED) -> sayD(h, SEALED); tidy }
     :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_RECLAIMED && !(fromD[h] & RECLAIMED) ->
         sayD(h, RECLAIMED); tidy }
     :: d_step { ASKS(h) && decodeUp && row[h] <= R_CANCELLING && dec[h] == D_FINISHED &&
@@ -999,8 +1010,10 @@ end:
 #endif
 
 /* The router loses a prefill node: its lease or its stream has ended, whatever the node does. */
-#define rowLostP(h) if :: prefillOf[h] == p && ofRestarted[h] == attachedInc[p] && ROW_OPEN(h) -> rowLostPrefill(h) :: else fi
-#define crashOf(h) if :: prefillOf[h] == p && ofRestarted[h] == incarnation[p] && row[h] != R_NONE -> pre[h] = P_GONE :: else fi
+#define rowLostP(h) \
+    if :: prefillOf[h] == p && ofRestarted[h] == attachedInc[p] && ROW_OPEN(h) -> rowLostPrefill(h) :: else fi
+#define crashOf(h) \
+    if :: prefillOf[h] == p && ofRestarted[h] == incarnation[p] && row[h] != R_NONE -> pre[h] = P_GONE :: else fi
 /* one side of a prefill node's stream has ended: its messages are gone */
 #define cutStream(h) if :: prefillOf[h] == p && row[h] != R_NONE -> toP[h] = 0; fromP[h] = 0 :: else fi
 /* PrefillHandoffs.routerLost */
@@ -1015,7 +1028,8 @@ end:
 #define lostD(h) rowLostDecode(h); toD[h] = 0; fromD[h] = 0; tokens[h] = 0
 #define crashD(h) if :: row[h] != R_NONE -> dec[h] = D_GONE; completionDue[h] = 0 :: else fi
 #define orphan(h) if :: row[h] != R_NONE && row[h] != R_SETTLED -> row[h] = R_ORPHAN; outcome[h] = 1 :: else fi
-#define crashL(l) if :: gate[l] != G_ABSENT -> gate[l] = G_CLOSED :: else fi; gateOf[l] = NONE; user[l] = NONE; closing[l] = 0
+#define crashL(l) \
+    if :: gate[l] != G_ABSENT -> gate[l] = G_CLOSED :: else fi; gateOf[l] = NONE; user[l] = NONE; closing[l] = 0
 #define endOf(l) if :: laneEnd[l] == L_OPEN || laneEnd[l] == L_STOPPING -> laneEnd[l] = L_CLOSED :: else fi
 
 /* Nodes are alike: what may happen to node 1 happens once it is used. */
@@ -1026,7 +1040,8 @@ end:
     do
 #ifdef CRASH
     /* its connections are reset, and what was sent may still arrive; or its host is gone and nobody is told */
-    :: d_step { crashes > 0 && up[p] && opened > p -> crashes--; up[p] = 0; EACH(crashOf); endOf(p); endOf(p + 2); tidy }
+    :: d_step { crashes > 0 && up[p] && opened > p ->
+        crashes--; up[p] = 0; EACH(crashOf); endOf(p); endOf(p + 2); tidy }
     :: d_step { crashes > 0 && up[p] && opened > p && gate[p] != G_CLOSED && !broken[p] ->
         crashes--; up[p] = 0; EACH(crashOf); laneEnd[p] = L_CLOSED; broken[p] = B_SILENT; endOf(p + 2); tidy }
     :: d_step { !up[p] && attached[p] -> attached[p] = 0; EACH(rowLostP); tidy }
@@ -1034,9 +1049,11 @@ end:
         up[p] = 1; incarnation[p] = 1; attached[p] = 1; attachedInc[p] = 1 }
 #endif
 #ifdef PAUSE
-    /* for ever; one that goes on after its lease has ended is CUT_PREFILL */
+    /* for ever, and its lease ends; with HANG it does not. One that goes on after its lease has ended is CUT_PREFILL */
     :: d_step { pauses > 0 && opened > p -> pauses--; frozen[p] = 1; tidy }
+#ifndef HANG
     :: d_step { frozen[p] && attached[p] -> attached[p] = 0; EACH(rowLostP); tidy }
+#endif
 #endif
 #ifdef CUT_LANE
     /* the path under a lane: nothing arrives any more and nobody is told, or both ends see a reset */
@@ -1105,7 +1122,7 @@ end:
     invariant(3, dec[h] != D_DRAINING && dec[h] != D_FENCING); \
     invariant(6, !D_OPEN(h)); \
     invariant(6, !P_OPEN(h) || frozen[prefillOf[h]]);       /* source pages */ \
-    invariant(6, !ROW_OPEN(h))                              /* the router's ledger is empty */
+    invariant(6, !ROW_OPEN(h) || row[h] == R_RELEASING && frozen[prefillOf[h]])   /* the router's ledger */
 
 proctype Judge() {
 end:
