@@ -1,3 +1,4 @@
+import Glibc
 import Handoff
 import Testing
 
@@ -110,7 +111,7 @@ extension Lanes {
             defer { lanes.shutdown() }
             lanes.pool.setPeers([LanePeer(decode: decodeNode, address: lanes.address, name: "decode")])
             let start = Instant.now
-            while lanes.pool.snapshot().first?.lastError == nil, Instant.now - start < .seconds(20) {}
+            while lanes.pool.snapshot().first?.lastError == nil, Instant.now - start < .seconds(20) { usleep(1000) }
             let error = lanes.pool.snapshot().first?.lastError ?? ""
             #expect(error.contains("--digests must be off on both nodes or on neither"), "\(error)")
             #expect(lanes.listener.counters.refused[.digestsDiffer] ?? 0 > 0)

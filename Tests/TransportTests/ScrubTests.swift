@@ -1,3 +1,4 @@
+import Glibc
 import Handoff
 import Testing
 
@@ -50,7 +51,7 @@ extension Lanes {
 
         private func wait(_ what: Comment, until condition: () -> Bool) {
             let start = Instant.now
-            while !condition(), Instant.now - start < .seconds(20) {}
+            while !condition(), Instant.now - start < .seconds(20) { usleep(1000) }
             #expect(condition(), what)
         }
 
