@@ -10,6 +10,9 @@
 #ifndef GRANTS              /* in one run; generations and epochs go up to it */
 #define GRANTS 3
 #endif
+#ifndef DIALS
+#define DIALS 3             /* lanes connected anew in one run */
+#endif
 #define PARTS 2             /* records that fill a page */
 #define NONE 15
 
@@ -66,6 +69,7 @@ byte recordSlot[LANES] = NONE;
 byte recordGeneration[LANES];
 
 byte grants;
+byte dials = DIALS;
 
 #define D_OPEN(h) (dec[h] >= D_GRANTED && dec[h] <= D_FENCING)
 
@@ -212,6 +216,12 @@ inline closed(h, l) {
     fi
 }
 
+inline leave(l) {
+    ungate(l, G_CLOSED);
+    closed(0, l); closed(1, l);
+    user[l] = NONE; closing[l] = 0
+}
+
 /* ReceiveLane and its peer, which sends what it likes: any handoff, epoch, slot and generation, a completion record
  * at any time, the end of the connection at any time. */
 proctype Lane(byte l) {
@@ -224,7 +234,7 @@ end:
         select(s : 0 .. SLOTS - 1); select(g : 0 .. GRANTS);
         if
         :: FITS(l) && filled[l] < PARTS -> gate[l] = G_LANDING; recordSlot[l] = s; recordGeneration[l] = g
-        :: else -> closing[l] = 1                       /* rejected; the lane ends */
+        :: else -> leave(l)                             /* rejected; the lane ends */
         fi;
         h = 0; e = 0; s = 0; g = 0 }
     :: d_step { (gate[l] == G_IDLE || gate[l] == G_COMPLETED) && completionDue[l] == NONE &&
@@ -251,12 +261,10 @@ end:
         fi;
         completionDue[l] = NONE; dueEpoch[l] = 0 }
     /* a fence, a rejected record or the peer's end: the thread leaves, in the middle of a record too */
-    :: d_step { (closing[l] || gate[l] != G_CLOSED) && gate[l] != G_CLOSED && completionDue[l] == NONE ->
-        ungate(l, G_CLOSED);
-        closed(0, l); closed(1, l);
-        user[l] = NONE; closing[l] = 0 }
+    :: d_step { gate[l] != G_CLOSED && completionDue[l] == NONE ->
+        leave(l) }
     /* dialled again */
-    :: d_step { gate[l] == G_CLOSED && grants < GRANTS -> gate[l] = G_IDLE; closing[l] = 0 }
+    :: d_step { gate[l] == G_CLOSED && grants < GRANTS && dials > 0 -> dials--; gate[l] = G_IDLE; closing[l] = 0 }
     od
 }
 

@@ -13,9 +13,7 @@
  * HANG, DIGEST, STALL, LOSSES=n. Rules are removed by -DMUTANT_name.
  */
 
-#ifndef REQUESTS
 #define REQUESTS 2
-#endif
 #ifndef HANDOFFS            /* attempts of all requests together, 2 to 4 */
 #define HANDOFFS 3
 #endif
@@ -147,8 +145,8 @@ bit attached[PREFILLS] = 1;         /* the router counts on this prefill node…
 bit attachedInc[PREFILLS];          /* …in this incarnation */
 
 /* ---- control messages ---- */
-byte toD[HANDOFFS];
-byte toP[HANDOFFS];
+byte toD[HANDOFFS];                 /* to the decode node */
+byte toP[HANDOFFS];                 /* to the prefill node */
 byte fromD[HANDOFFS];
 byte fromP[HANDOFFS];
 byte tokens[HANDOFFS];              /* tokens on their way: bit per position */
@@ -162,7 +160,7 @@ byte generated[HANDOFFS];           /* next position */
 bit completionDue[HANDOFFS];        /* the lane has the record, the node does not know yet */
 byte slot[SLOTS];                   /* S_… */
 byte owner[SLOTS];                  /* handoff, which stands for the generation: each is granted at most once */
-byte user[LANES];
+byte user[LANES];                   /* DecodeHandoffs.Lane */
 bit closing[LANES];
 byte gate[LANES];                   /* G_… */
 byte gateOf[LANES];                 /* the handoff it is bound to, which stands for the epoch */
@@ -174,7 +172,7 @@ bit decodeUp = 1;
 byte pre[HANDOFFS];                 /* P_… */
 bit released[HANDOFFS];
 byte laneEnd[LANES];                /* L_… */
-bit laneInc[LANES];
+bit laneInc[LANES];                 /* incarnation that dialled it */
 bit up[PREFILLS] = 1;
 bit incarnation[PREFILLS];
 bit knowsRouter[PREFILLS] = 1;
