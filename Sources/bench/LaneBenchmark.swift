@@ -167,7 +167,8 @@ private struct LaneReceiver {
         let id = HandoffID(router: Incarnation(1), request: request, attempt: 1)
         for _ in 0..<10_000 {
             let actions = shared.state.withLock { state in
-                state.lanes == 0
+                // A refusal would be final, so nothing is asked before it can be granted.
+                state.handoffs.idleLanes(of: Incarnation(2)) == 0 || state.pool.counts.free < benchmark.pages
                     ? []
                     : state.handoffs.reserve(id, pages: benchmark.pages, prefill: Incarnation(2), pool: &state.pool)
             }
