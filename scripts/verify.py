@@ -293,7 +293,7 @@ def check_mutants(chosen, workers):
     jobs = {
         workers.submit(
             search, BUILD / f"without-{one.name}", one.model, f"-DMUTANT_{one.name} {one.defines}".strip(), one.kind,
-            ["-O0"], False): one
+            ["-O0"] if one.expected else ["-O2"], False): one
         for one in chosen}
     for done in concurrent.futures.as_completed(jobs):
         one, result = jobs[done], done.result()
