@@ -13,8 +13,8 @@ package enum Deadline: String, Hashable, Sendable, CaseIterable {
     case drainBudget
     /// Router: Written → Sealed. Then the attempt fails and the decode node is told to fence.
     case sealAnswer
-    /// Prefill node: Cancel → last write acknowledged. Then it closes the lane, which ends all reading of the
-    /// source pages.
+    /// Prefill node: Cancel, or Release before it was due → last write acknowledged. Then it closes the lane, which
+    /// ends all reading of the source pages.
     case laneDrain
 }
 

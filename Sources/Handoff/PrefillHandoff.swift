@@ -218,6 +218,15 @@ struct PrefillHandoff: ~Copyable {
         return actions
     }
 
+    /// Whether the last acknowledgements have been waited for long enough, once nobody wants more than them.
+    var awaitsOnlyAcknowledgements: Bool {
+        switch state {
+        case .draining: true
+        case .completing(let progress): progress.released
+        default: false
+        }
+    }
+
     // MARK: The router
 
     /// Stops posting, and settles once nothing posted is under way. `reason` is what to do first.
@@ -236,7 +245,8 @@ struct PrefillHandoff: ~Copyable {
                 self = Self(terms, .draining(progress, recordPosted: false))
             }
         case .completing(let progress):
-            actions.append(.setDeadline(.laneDrain, terms.handoff))
+            // After a release it runs already, and is not put off.
+            if !progress.released { actions.append(.setDeadline(.laneDrain, terms.handoff)) }
             self = Self(terms, .draining(progress, recordPosted: true))
         case .written(let progress):
             self = Self.settle(progress, &actions, &counters)
@@ -267,11 +277,13 @@ struct PrefillHandoff: ~Copyable {
         let terms = self.terms
         switch consume self.state {
         case .completing(var progress):
-            // Sealed reached the router before the acknowledgement reached us.
-            if progress.released { counters.duplicates += 1 }
+            // Sealed reached the router before the acknowledgement reached us. A path that was cut without a word
+            // brings none: then the lane is closed.
+            let isRepeated = progress.released
+            if isRepeated { counters.duplicates += 1 }
             progress.released = true
             self = Self(terms, .completing(progress))
-            return []
+            return isRepeated ? [] : [.setDeadline(.laneDrain, terms.handoff)]
         default:
             preconditionFailure("phase and state differ")
         }

@@ -150,7 +150,7 @@ package struct PrefillHandoffs: ~Copyable {
     /// A deadline set by an action passed.
     package mutating func deadlinePassed(_ deadline: Deadline, _ handoff: HandoffID) -> [PrefillAction] {
         guard deadline == .laneDrain, !isBroken(.laneDrainWithoutEnd), let box = handoffs[handoff],
-            box.value.phase == .draining
+            box.value.awaitsOnlyAcknowledgements
         else { return [] }
         return [.closeLane(LaneKey(decode: box.value.terms.decode, lane: box.value.terms.lane))]
     }

@@ -215,8 +215,15 @@ private struct Prefill: ~Copyable {
         var node = Prefill()
         node.start()
         _ = node.ready(0..<Prefill.layers)
+        let tooSoon = node.handoffs.deadlinePassed(.laneDrain, node.id)
+        #expect(tooSoon.isEmpty)
         let early = node.handoffs.release(node.id)
-        #expect(early.isEmpty)
+        #expect(early == [.setDeadline(.laneDrain, node.id)])
+        let again = node.handoffs.release(node.id)
+        #expect(again.isEmpty)
+        // The path may have been cut without a word.
+        let passed = node.handoffs.deadlinePassed(.laneDrain, node.id)
+        #expect(passed == [.closeLane(node.lane)])
         let record = node.handoffs.completionAcknowledged(node.lane, node.id, node.terms.epoch)
         #expect(record == [.sendWritten(node.id, bytes: 800)] + node.drained(1, 1))
     }
