@@ -111,7 +111,10 @@ extension Lanes {
             defer { lanes.shutdown() }
             lanes.pool.setPeers([LanePeer(decode: decodeNode, address: lanes.address, name: "decode")])
             let start = Instant.now
-            while lanes.pool.snapshot().first?.lastError == nil, Instant.now - start < .seconds(20) { usleep(1000) }
+            while lanes.pool.snapshot().first?.lastError == nil, Instant.now - start < .seconds(20) {
+                // Counters tell nobody when they change.
+                usleep(1000)
+            }
             let error = lanes.pool.snapshot().first?.lastError ?? ""
             #expect(error.contains("--digests must be off on both nodes or on neither"), "\(error)")
             #expect(lanes.listener.counters.refused[.digestsDiffer] ?? 0 > 0)

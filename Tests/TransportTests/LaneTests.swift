@@ -106,7 +106,10 @@ extension Lanes {
             let stranger = LanePeer(decode: Incarnation(0xBAD), address: lanes.address, name: "stranger")
             lanes.pool.setPeers([stranger])
             let start = Instant.now
-            while lanes.pool.snapshot().first?.lastError == nil, Instant.now - start < .seconds(10) { usleep(1000) }
+            while lanes.pool.snapshot().first?.lastError == nil, Instant.now - start < .seconds(10) {
+                // Counters tell nobody when they change.
+                usleep(1000)
+            }
             let state = try #require(lanes.pool.snapshot().first)
             #expect(state.connected == 0)
             #expect(state.lastError?.contains("another decode node") == true)
@@ -124,7 +127,10 @@ extension Lanes {
             let start = Instant.now
             while lanes.listener.lanes.count != 2 || lanes.pool.snapshot().first?.connected != 2,
                 Instant.now - start < .seconds(10)
-            { usleep(1000) }
+            {
+                // Counters tell nobody when they change.
+                usleep(1000)
+            }
             #expect(lanes.pool.snapshot().first?.connected == 2)
             #expect(lanes.listener.lanes.count == 2)
         }

@@ -51,7 +51,10 @@ extension Lanes {
 
         private func wait(_ what: Comment, until condition: () -> Bool) {
             let start = Instant.now
-            while !condition(), Instant.now - start < .seconds(20) { usleep(1000) }
+            while !condition(), Instant.now - start < .seconds(20) {
+                // Counters tell nobody when they change.
+                usleep(1000)
+            }
             #expect(condition(), what)
         }
 
