@@ -44,6 +44,14 @@ package final class AnswerMailbox: Sendable {
             return deliveries
         }
 
+        /// What the follower takes next, whose thread it then is in; nil when there is nothing, or nobody follows.
+        mutating func nextTurn() -> (follower: Follower, deliveries: [Delivery])? {
+            isPumping = false
+            guard let follower, !deliveries.isEmpty else { return nil }
+            isPumping = true
+            return (follower, takeAll())
+        }
+
         /// Ends following, and gives the continuation to be resumed; nil while a thread is in the follower, which
         /// then does it when it comes out.
         mutating func stopFollowing() -> CheckedContinuation<Void, Never>? {
@@ -90,26 +98,17 @@ package final class AnswerMailbox: Sendable {
 
     /// Hands what has gathered to the follower, if there is one. Deliveries reach it in order, one thread at a time.
     package func pump() {
-        let entered = state.withLock { state in
-            guard !state.isPumping, state.follower != nil, !state.deliveries.isEmpty else { return false }
-            state.isPumping = true
-            return true
-        }
-        while entered {
-            let next = state.withLock { state -> (Follower, [Delivery])? in
-                guard let follower = state.follower, !state.deliveries.isEmpty else { return nil }
-                return (follower, state.takeAll())
-            }
-            if let (follower, deliveries) = next, follower(deliveries) { continue }
-            let hasStopped = next != nil
-            let (isOver, reader) = state.withLock { state -> (Bool, CheckedContinuation<Void, Never>?) in
-                if !hasStopped, state.follower != nil, !state.deliveries.isEmpty { return (false, nil) }
+        var turn = state.withLock { $0.isPumping ? nil : $0.nextTurn() }
+        while let (follower, deliveries) = turn {
+            let goesOn = follower(deliveries)
+            let reader: CheckedContinuation<Void, Never>?
+            (turn, reader) = state.withLock { state in
+                if goesOn, let next = state.nextTurn() { return (next, nil) }
                 state.isPumping = false
-                let stays = !hasStopped && state.follower != nil
-                return (true, stays ? nil : state.stopFollowing())
+                // Whoever cut the client off, or cancelled, meanwhile left the rest to this thread.
+                return (nil, goesOn && state.follower != nil ? nil : state.stopFollowing())
             }
             reader?.resume()
-            if isOver { return }
         }
     }
 
