@@ -69,12 +69,13 @@ let modules: [Module] = [
     Module(name: "CKernels", kind: .c),
     Module(name: "Kernels", uses: ["CKernels"]),
     Module(name: "OrderedJSON"),
+    Module(name: "SeededRandom"),
     Module(name: "ModelFormat", uses: ["Kernels", "OrderedJSON"], packages: [.crypto]),
     Module(name: "Tokenization", uses: ["OrderedJSON"], isTestable: true),
     Module(name: "CheckpointText", uses: ["ModelFormat", "Tokenization"]),
     // The contract, and the engine whose pages it moves.
     Module(name: "Handoff"),
-    Module(name: "Simulation", uses: ["Handoff"]),
+    Module(name: "Simulation", uses: ["Handoff", "SeededRandom"]),
     Module(
         name: "Engine", uses: ["Kernels", "ModelFormat", "Tokenization", "CheckpointText", "Handoff", "OrderedJSON"]),
     Module(name: "CXXHash", kind: .c),
@@ -110,22 +111,23 @@ let modules: [Module] = [
         name: "decode-node", kind: .executable, uses: ["Node", "Engine", "ControlPlane"], packages: [.arguments, .log]),
     Module(
         name: "bench", kind: .executable,
-        uses: ["Engine", "Kernels", "ModelFormat", "Transport", "Handoff", "OrderedJSON"], packages: [.arguments]),
+        uses: ["Engine", "Kernels", "ModelFormat", "Transport", "Handoff", "OrderedJSON", "SeededRandom"],
+        packages: [.arguments]),
     Module(name: "simulate", kind: .executable, uses: ["Simulation", "Handoff"], packages: [.arguments]),
     // Tests.
-    Module(name: "KernelsTests", kind: .test, uses: ["Kernels", "CKernels"]),
-    Module(name: "OrderedJSONTests", kind: .test, uses: ["OrderedJSON"]),
-    Module(name: "ModelFormatTests", kind: .test, uses: ["ModelFormat", "Kernels", "OrderedJSON"]),
-    Module(name: "TokenizationTests", kind: .test, uses: ["Tokenization", "OrderedJSON"]),
-    Module(name: "HandoffTests", kind: .test, uses: ["Handoff"]),
+    Module(name: "KernelsTests", kind: .test, uses: ["Kernels", "CKernels", "SeededRandom"]),
+    Module(name: "OrderedJSONTests", kind: .test, uses: ["OrderedJSON", "SeededRandom"]),
+    Module(name: "ModelFormatTests", kind: .test, uses: ["ModelFormat", "Kernels", "OrderedJSON", "SeededRandom"]),
+    Module(name: "TokenizationTests", kind: .test, uses: ["Tokenization", "OrderedJSON", "SeededRandom"]),
+    Module(name: "HandoffTests", kind: .test, uses: ["Handoff", "SeededRandom"]),
     Module(name: "SimulationTests", kind: .test, uses: ["Simulation", "Handoff"]),
     Module(
         name: "EngineTests", kind: .test,
-        uses: ["Engine", "Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON"]),
+        uses: ["Engine", "Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON", "SeededRandom"]),
     Module(name: "TransportTests", kind: .test, uses: ["Transport", "Handoff"]),
     Module(name: "TelemetryTests", kind: .test, uses: ["Telemetry"], packages: [.log]),
     Module(
-        name: "ControlPlaneTests", kind: .test, uses: ["ControlPlane", "Handoff"],
+        name: "ControlPlaneTests", kind: .test, uses: ["ControlPlane", "Handoff", "SeededRandom"],
         packages: [.grpc, .grpcTransport, .protobuf, .log]),
     Module(name: "APITests", kind: .test, uses: ["API", "OrderedJSON"]),
     Module(
@@ -137,7 +139,8 @@ let modules: [Module] = [
         uses: ["Node", "Engine", "Handoff", "Transport", "ControlPlane", "Telemetry", "Kernels"], packages: [.log]),
     Module(name: "TidyTests", kind: .test),
     Module(
-        name: "ClusterTests", kind: .test, uses: ["OrderedJSON", "router", "prefill-node", "decode-node"],
+        name: "ClusterTests", kind: .test,
+        uses: ["OrderedJSON", "SeededRandom", "router", "prefill-node", "decode-node"],
         packages: [.httpClient, .nio]),
 ]
 

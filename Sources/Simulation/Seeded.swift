@@ -1,18 +1,13 @@
-/// SplitMix64: a run is its seed.
-struct Seeded: RandomNumberGenerator {
-    private var state: UInt64
+import SeededRandom
 
-    init(_ seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 }
+/// What a seed draws.
+struct Seeded {
+    private var random: SplitMix64
 
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
+    init(_ seed: UInt64) { random = SplitMix64(state: seed &* 0x9E37_79B9_7F4A_7C15) }
 
-    mutating func below(_ count: Int) -> Int { Int(next() % UInt64(count)) }
+    mutating func next() -> UInt64 { random.next() }
+    mutating func below(_ count: Int) -> Int { random.below(count) }
     mutating func between(_ low: Int, _ high: Int) -> Int { low + below(high - low + 1) }
     mutating func chance(oneIn count: Int) -> Bool { below(count) == 0 }
     mutating func chance(perMille share: Int) -> Bool { share > 0 && below(1000) < share }

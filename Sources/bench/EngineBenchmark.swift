@@ -3,6 +3,7 @@ import Engine
 import Handoff
 import Kernels
 import OrderedJSON
+import SeededRandom
 
 /// Prefill and decode speed of one sequence on an idle engine, counted as llama.cpp's llama-bench does: prefill is a
 /// prompt of random tokens on empty KV, decode generates one token after another from empty KV.
@@ -91,18 +92,5 @@ struct EngineBenchmark: AsyncParsableCommand {
             case .started, .pagesReady, .tokens: continue
             }
         }
-    }
-}
-
-/// The random numbers of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
-private struct SplitMix64 {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return mixed ^ (mixed >> 31)
     }
 }

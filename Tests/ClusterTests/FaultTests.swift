@@ -2,6 +2,7 @@ import FoundationEssentials
 import Glibc
 import NIOHTTP1
 import OrderedJSON
+import SeededRandom
 import Testing
 
 extension ClusterTests {

@@ -1,4 +1,5 @@
 import OrderedJSON
+import SeededRandom
 import Testing
 
 /// Everything that starts processes runs one after another: they share the machine's few cores.

@@ -1,4 +1,5 @@
 import OrderedJSON
+import SeededRandom
 
 /// One request of the workload: what is asked, never when. The client adds the model's name.
 struct WorkRequest: Sendable {
@@ -65,19 +66,4 @@ struct Workload {
     private mutating func tokens(_ count: Int) -> [Int] {
         (0..<count).map { _ in random.below(40_000) + 1_000 }
     }
-}
-
-/// The random numbers of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
-struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return mixed ^ (mixed >> 31)
-    }
-
-    mutating func below(_ limit: Int) -> Int { Int(next() % UInt64(limit)) }
 }

@@ -3,6 +3,7 @@ import GRPCNIOTransportHTTP2
 import Glibc
 import Handoff
 import Logging
+import SeededRandom
 import SwiftProtobuf
 import Synchronization
 import Testing
@@ -178,7 +179,7 @@ import Testing
 
     @Test func garbageOnThePortDoesNoHarm() async throws {
         try await withRouter { router in
-            var random = SplitMix(state: 1)
+            var random = SplitMix64(state: 1)
             for length in [0, 1, 24, 4096] {
                 let bytes = (0..<length).map { _ in UInt8(truncatingIfNeeded: random.next()) }
                 try sendRaw(port: router.server.port, bytes)

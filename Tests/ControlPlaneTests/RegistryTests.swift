@@ -1,5 +1,6 @@
 import ControlPlane
 import Handoff
+import SeededRandom
 import Testing
 
 extension Registration {
@@ -93,7 +94,7 @@ extension Registration {
     /// Random operations on few names and incarnations: a name has one holder, each admitted session is expelled
     /// at most once, and never after it is gone.
     @Test(arguments: 0..<50) func randomHistories(seed: UInt64) {
-        var random = SplitMix(state: seed)
+        var random = SplitMix64(state: seed)
         var registry = Registry(lease: lease, sessionsLimit: 20)
         var admitted = Set<UInt64>()
         var names: [UInt64: String] = [:]
@@ -124,16 +125,5 @@ extension Registration {
             #expect(Set(holders).count == holders.count)
             #expect(registry.attached.count == admitted.count)
         }
-    }
-}
-
-struct SplitMix {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
     }
 }

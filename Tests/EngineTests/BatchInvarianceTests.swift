@@ -1,6 +1,7 @@
 import Engine
 import Handoff
 import Kernels
+import SeededRandom
 import Synchronization
 import Testing
 
@@ -14,7 +15,7 @@ import Testing
     }
 
     private func requests(
-        _ random: inout TestRandom, count: Int, vocabulary: Int, longest: Int, answer: Int
+        _ random: inout SplitMix64, count: Int, vocabulary: Int, longest: Int, answer: Int
     ) -> [Request] {
         let shared = (0..<longest).map { _ in TokenID.random(in: 0..<TokenID(vocabulary), using: &random) }
         return (0..<count).map { index in
@@ -92,7 +93,7 @@ import Testing
     @Test(arguments: UInt64(1)...6)
     func tinyLlama(seed: UInt64) throws {
         let model = try TestModels.tinyLlama(kvType: seed % 2 == 0 ? .f16 : .f32)
-        var random = TestRandom(seed: seed)
+        var random = SplitMix64(state: seed)
         let requests = requests(&random, count: 24, vocabulary: 512, longest: 200, answer: 24)
         let expected = try alone(model, requests)
         for (threads, chunk, pages, share) in [(2, 64, 64, 1000), (1, 512, 40, 3), (2, 16, 26, 2)] {
@@ -107,7 +108,7 @@ import Testing
 
     @Test func smolLM2() throws {
         let model = try TestModels.smolLM2()
-        var random = TestRandom(seed: 5)
+        var random = SplitMix64(state: 5)
         let requests = requests(&random, count: 8, vocabulary: 49152, longest: 120, answer: 90)
         let expected = try alone(model, requests)
         var (preemptions, cached): (UInt64, UInt64) = (0, 0)

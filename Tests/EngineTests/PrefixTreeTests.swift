@@ -1,5 +1,6 @@
 import Engine
 import Handoff
+import SeededRandom
 import Testing
 
 @Suite struct PrefixTreeTests {
@@ -65,7 +66,7 @@ import Testing
     /// Random use, checked after every step against a dictionary of whole prefixes.
     @Test(arguments: UInt64(1)...20)
     func agreesWithANaiveModel(seed: UInt64) {
-        var random = TestRandom(seed: seed)
+        var random = SplitMix64(state: seed)
         let page = 2
         var tree = PrefixTree(pageTokens: page)
         var model = NaiveTree()

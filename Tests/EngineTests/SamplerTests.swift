@@ -1,10 +1,11 @@
 import Engine
 import Glibc
 import Kernels
+import SeededRandom
 import Testing
 
 @Suite struct SamplerTests {
-    private func logits(_ count: Int, spread: Float, _ random: inout TestRandom) -> [Float] {
+    private func logits(_ count: Int, spread: Float, _ random: inout SplitMix64) -> [Float] {
         (0..<count).map { _ in
             // A sum of uniforms: bell-shaped, with a few values far out.
             let sum = (0..<4).reduce(Float(0)) { total, _ in total + Float.random(in: -1...1, using: &random) }
@@ -17,7 +18,7 @@ import Testing
         return sampler.sample(&logits, scratch: scratch, table: .best)
     }
 
-    private func random(_ vocabulary: Int, _ random: inout TestRandom) -> SamplingParameters {
+    private func random(_ vocabulary: Int, _ random: inout SplitMix64) -> SamplingParameters {
         var parameters = SamplingParameters()
         parameters.temperature = [0, 0.3, 1, 1.7].randomElement(using: &random)!
         parameters.topK = [0, 0, 1, 5, 40, vocabulary].randomElement(using: &random)!
@@ -37,7 +38,7 @@ import Testing
     /// The drawn token is the one at which the naive distribution, in order of ids, reaches the drawn number.
     @Test(arguments: UInt64(1)...300)
     func drawsWhatTheNaiveSamplerDraws(seed: UInt64) {
-        var generator = TestRandom(seed: seed)
+        var generator = SplitMix64(state: seed)
         let vocabulary = [33, 1000, 5003].randomElement(using: &generator)!
         let parameters = random(vocabulary, &generator)
         let length = Int.random(in: 1...12, using: &generator)
@@ -82,7 +83,7 @@ import Testing
     /// Draws follow the distribution: chi-square over 20 000 seeded draws, below the 99.99 % quantile.
     @Test(arguments: [(0, Float(1), Float(0)), (8, 1, 0), (0, 0.8, 0), (0, 1, 0.1)])
     func drawsFollowTheDistribution(topK: Int, topP: Float, minP: Float) {
-        var generator = TestRandom(seed: 7)
+        var generator = SplitMix64(state: 7)
         let values = logits(24, spread: 1.2, &generator)
         var parameters = SamplingParameters()
         (parameters.topK, parameters.topP, parameters.minP) = (topK, topP, minP)
@@ -108,7 +109,7 @@ import Testing
     }
 
     @Test func aDrawDependsOnSeedAndIndexAlone() {
-        var generator = TestRandom(seed: 3)
+        var generator = SplitMix64(state: 3)
         let values = logits(500, spread: 1, &generator)
         let scratch = SamplerScratch(vocabulary: 500)
         var parameters = SamplingParameters()

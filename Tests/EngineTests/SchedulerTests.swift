@@ -1,5 +1,6 @@
 import Engine
 import Handoff
+import SeededRandom
 import Testing
 
 @Suite struct SchedulerTests {
@@ -191,7 +192,7 @@ import Testing
     /// oldest never stops, and at the end every page is free.
     @Test(arguments: UInt64(1)...30)
     func decodeSurvivesAMemoryThatIsTooSmall(seed: UInt64) {
-        var random = TestRandom(seed: seed)
+        var random = SplitMix64(state: seed)
         let total = 24
         var pool = SlotPool(slotCount: total)
         var scheduler = Scheduler(limits: limits(.decode, running: 6))
@@ -239,7 +240,7 @@ import Testing
 
     @Test(arguments: UInt64(1)...20)
     func prefillEndsEveryPromptAndAccountsForEveryPage(seed: UInt64) {
-        var random = TestRandom(seed: seed)
+        var random = SplitMix64(state: seed)
         let total = 40
         var pool = SlotPool(slotCount: total)
         var scheduler = Scheduler(limits: limits(.prefill, running: 5))

@@ -1,4 +1,5 @@
 import Handoff
+import SeededRandom
 import Testing
 
 @Suite struct SlotPoolTests {
@@ -42,13 +43,13 @@ import Testing
     /// The pool against the plainest model there is, over random operations.
     @Test(arguments: 0..<40 as Range<UInt64>)
     func agreesWithAModel(seed: UInt64) {
-        var random = Seeded(seed)
+        var random = SplitMix64(state: seed &* 0x9E37_79B9_7F4A_7C15)
         var pool = SlotPool(slotCount: 8)
         var model = PoolModel(count: 8)
         for _ in 0..<2000 {
-            switch random.below(7) {
+            switch Int.random(in: 0..<7, using: &random) {
             case 0, 1:
-                let count = random.below(4)
+                let count = Int.random(in: 0..<4, using: &random)
                 let slots = pool.lease(count)
                 #expect((slots != nil) == (count <= model.count(.free)))
                 for slot in slots ?? [] { model.take(slot) }
@@ -96,10 +97,10 @@ private struct PoolModel {
 
     func count(_ state: SlotPool.State) -> Int { states.values.count { $0 == state } }
 
-    func pick(_ state: SlotPool.State, _ random: inout Seeded) -> SlotRef? {
+    func pick(_ state: SlotPool.State, _ random: inout SplitMix64) -> SlotRef? {
         let all = states.filter { $0.value == state }.keys.sorted()
         guard !all.isEmpty else { return nil }
-        let index = all[random.below(all.count)]
+        let index = all[Int.random(in: 0..<all.count, using: &random)]
         return SlotRef(index: index, generation: Generation(generations[index] ?? 0))
     }
 

@@ -1,22 +1,17 @@
 import Glibc
 import Kernels
+import SeededRandom
 
 /// The tables this machine can run.
 let tables: [KernelTable] = ISA.allCases.compactMap { try? KernelTable(isa: $0) }
 
-/// SplitMix64: the same numbers on every run.
+/// The same numbers on every run.
 struct Numbers: RandomNumberGenerator {
-    private var state: UInt64
+    private var random: SplitMix64
 
-    init(seed: UInt64) { state = seed }
+    init(seed: UInt64) { random = SplitMix64(state: seed) }
 
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
+    mutating func next() -> UInt64 { random.next() }
 
     /// In −1…1, with a few values of ten times that: activations have outliers.
     mutating func floats(_ count: Int) -> [Float] {

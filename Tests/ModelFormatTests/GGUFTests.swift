@@ -1,4 +1,5 @@
 import ModelFormat
+import SeededRandom
 import Testing
 
 @Suite struct GGUFTests {

@@ -1,6 +1,7 @@
 import Glibc
 import ModelFormat
 import OrderedJSON
+import SeededRandom
 import Testing
 
 @Suite struct SafetensorsTests {

@@ -1,4 +1,5 @@
 import OrderedJSON
+import SeededRandom
 import Testing
 
 @Suite struct JSONWriterTests {

@@ -1,4 +1,5 @@
 import OrderedJSON
+import SeededRandom
 import Testing
 
 @testable import Tokenization
@@ -150,7 +151,7 @@ struct ChatTemplateLimitTests {
             "raw", "endraw", "\n", " ", "~", "**", "//", "loop", "range(3)", "é", "\\", "call", "defined",
             "namespace()",
         ]
-        var generator = SplitMix(seed: 3)
+        var generator = SplitMix64(state: 3)
         for _ in 0..<4000 {
             let count = Int.random(in: 1...25, using: &generator)
             let source = (0..<count).map { _ in fragments.randomElement(using: &generator) ?? "" }.joined()

@@ -1,4 +1,5 @@
 import OrderedJSON
+import SeededRandom
 import Testing
 
 @testable import Tokenization
@@ -52,7 +53,7 @@ struct DetokenizerTests {
     /// Random bytes, mostly ill-formed: deltas, one-shot decoding and the standard library agree.
     @Test func repairsIllFormedBytesLikeOneShotDecoding() throws {
         let tokenizer = try byteTokenizer()
-        var generator = SplitMix(seed: 11)
+        var generator = SplitMix64(state: 11)
         let interesting: [UInt8] = [
             0x00, 0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0, 0xE1, 0xED, 0xEE, 0xEF,
             0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF,
@@ -79,19 +80,5 @@ struct DetokenizerTests {
         var output: String = ids.map { detokenizer.append($0) }.joined()
         output += detokenizer.finish()
         #expect(same(output, text))
-    }
-}
-
-/// A small generator with a fixed seed, so that failures repeat.
-struct SplitMix: RandomNumberGenerator {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
-        return value ^ (value >> 31)
     }
 }

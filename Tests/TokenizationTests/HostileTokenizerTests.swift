@@ -1,4 +1,5 @@
 import OrderedJSON
+import SeededRandom
 import Testing
 
 @testable import Tokenization
@@ -65,7 +66,7 @@ struct HostileTokenizerTests {
     /// Every truncation and many single-byte changes of a real file either load or fail cleanly.
     @Test func survivesDamage() throws {
         let bytes = try Fixtures.bytes("tokenizers/metaspace.json")
-        var generator = SplitMix(seed: 5)
+        var generator = SplitMix64(state: 5)
         for _ in 0..<150 {
             var damaged = bytes
             for _ in 0..<Int.random(in: 1...3, using: &generator) {
