@@ -9,24 +9,6 @@ import Transport
 /// What a decode node does about pages whose bytes changed. They are kept from their next owner until they have been
 /// copied as evidence, and nobody but the request they belong to is disturbed.
 extension DecodeDriver {
-    /// The last thing that can fail: what was started before it is stopped again.
-    func startScrubber(_ configuration: NodeConfiguration) throws(NodeError) {
-        guard digests == .scrub else { return }
-        var settings = PageScrubber.Settings()
-        settings.bytesPerSecond = configuration.scrubBytesPerSecond
-        do throws(TransportError) {
-            let memory = memory
-            scrubber.bind(
-                try PageScrubber(
-                    slab: memory.region, table: table, settings: settings,
-                    isOwned: { slot in memory.pool.withLock { $0.state(of: slot) == .inUse } },
-                    onMismatch: { [weak self] in self?.scrubFound($0, $1) }))
-        } catch {
-            shutDown()
-            throw .lanes(error)
-        }
-    }
-
     // MARK: At the seal
 
     /// The handoff on this lane does not match: its pages stay in quarantine until evidence has been taken. Bounded by
@@ -106,12 +88,7 @@ extension DecodeDriver {
     // MARK: Evidence
 
     func dump(_ incident: MismatchIncident, _ held: Held) {
-        logger.critical(
-            "digest mismatch",
-            metadata: [
-                "where": "\(incident.place.rawValue)", "handoff": "\(incident.handoff.text)",
-                "request": "\(incident.handoff.request)", "what": "\(incident.text)",
-            ])
+        logger.critical("digest mismatch", metadata: incident.metadata)
         guard let evidence else { return evidenceTaken(held) }
         evidence.store(incident, memory) { [weak self] in self?.evidenceTaken(held) }
     }

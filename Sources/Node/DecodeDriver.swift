@@ -11,7 +11,7 @@ import Transport
 ///
 /// One mutex holds the machine (the slot pool has its own, always taken second). Binding and unbinding lanes and
 /// comparing digests happen inside it, everything else outside, in the order of the decisions.
-package final class DecodeDriver: NodeDriver {
+package final class DecodeDriver: NodeDriver, ScrubbedNode {
     /// What is kept of an open handoff beside its state machine.
     struct Job {
         /// Until the sequence is started.
@@ -138,7 +138,7 @@ package final class DecodeDriver: NodeDriver {
             contextLimit: model.tokenLimit(memory), maxRunning: configuration.maxRunning,
             version: ProcessVersion.text, lanesPerPeer: configuration.lanesPerPeer)
         late.bind(self)
-        try startScrubber(configuration)
+        try startScrubber(configuration, of: [.inUse]) { [weak self] in self?.scrubFound($0, $1) }
         metrics.registry.onCollect { [weak self] in self?.collect() }
     }
 
@@ -242,13 +242,13 @@ package final class DecodeDriver: NodeDriver {
         let pages = memory.layout.pages(for: order.tokens.count)
         let wanted = engine.current?.pagesWanted ?? 0
         decide { state, pool in
-            if !state.handoffs.isKnown(handoff) {
-                if let (reason, message) = self.busy(state, free: pool.counts.free, pages: pages, wanted: wanted) {
-                    _ = state.handoffs.refuse(handoff, reason)
-                    let refusal = Refusal(handoff: handoff, reason: reason, message: message)
-                    state.effects.append(.send(.refused(refusal), to: router))
-                    return []
-                }
+            if !state.handoffs.isKnown(handoff),
+                let (reason, message) = self.busy(state, free: pool.counts.free, pages: pages, wanted: wanted)
+            {
+                _ = state.handoffs.refuse(handoff, reason)
+                let refusal = Refusal(handoff: handoff, reason: reason, message: message)
+                state.effects.append(.send(.refused(refusal), to: router))
+                return []
             }
             let actions = state.handoffs.reserve(handoff, pages: pages, prefill: order.prefill, pool: &pool)
             if actions.contains(where: { if case .bindLane = $0 { true } else { false } }) {

@@ -2,6 +2,7 @@ import ControlPlane
 import Engine
 import Glibc
 import Handoff
+import Logging
 import Synchronization
 import Transport
 
@@ -34,26 +35,25 @@ struct MismatchIncident: Sendable {
         return "KV bytes \(place): \(found.isEmpty ? "no digests at hand" : found)"
             + (mismatches.count > 3 ? " and \(mismatches.count - 3) more" : "")
     }
+
+    var metadata: Logger.Metadata {
+        [
+            "where": "\(place.rawValue)", "handoff": "\(handoff.text)", "request": "\(handoff.request)",
+            "what": "\(text)",
+        ]
+    }
 }
 
 /// Mismatches by where they were found.
 struct MismatchCounts: Sendable {
-    private var counts = Array(repeating: 0, count: MismatchIncident.Place.allCases.count)
+    private var counts: [MismatchIncident.Place: Int] = [:]
 
     subscript(_ place: MismatchIncident.Place) -> Int {
-        get { counts[Self.index(place)] }
-        set { counts[Self.index(place)] = newValue }
+        get { counts[place, default: 0] }
+        set { counts[place] = newValue }
     }
 
-    var total: Int { counts.reduce(0, +) }
-
-    private static func index(_ place: MismatchIncident.Place) -> Int {
-        switch place {
-        case .seal: 0
-        case .scrub: 1
-        case .send: 2
-        }
-    }
+    var total: Int { counts.values.reduce(0, +) }
 }
 
 /// Writes pages whose digests were wrong to files, for a person to look at. Bounded in number and size, over restarts

@@ -9,7 +9,7 @@ import Transport
 /// A prefill node between control, engine and lanes: feeds the handoff state machine with what they say, and
 /// performs what it answers. Writes are queued to the lanes' own threads, which bear the backpressure; neither
 /// the engine nor the control streams ever wait for a lane.
-package final class PrefillDriver: NodeDriver {
+package final class PrefillDriver: NodeDriver, ScrubbedNode {
     /// What is kept of an open handoff beside its state machine.
     struct Job {
         /// Until the engine has them.
@@ -110,7 +110,9 @@ package final class PrefillDriver: NodeDriver {
                 configuration: dialing, slab: memory.region, incarnation: incarnation,
                 onEvent: { late.current?.handle($0) }))
         late.bind(self)
-        try startScrubber(configuration)
+        try startScrubber(configuration, of: [.inUse, .cached]) { [weak self] in
+            self?.changed(.scrub, $0.handoff, $0.slot, $1)
+        }
         metrics.registry.onCollect { [weak self] in self?.collect() }
     }
 
@@ -205,18 +207,31 @@ package final class PrefillDriver: NodeDriver {
 
     private func prefill(_ order: PrefillOrder, from router: Incarnation) {
         let handoff = order.grant.handoff
-        func refuse(_ failure: HandoffFailure, _ details: String) {
-            links.send(.failed(handoff, failure, details: details), to: router)
-            links.send(.drained(handoff, posted: 0, completed: 0), to: router)
-        }
-        guard handoff.router == router else {
-            return refuse(HandoffFailure(.protocolError, retryable: false), "a handoff of another router")
-        }
         let pages = memory.layout.pages(for: order.tokens.count)
-        // Of a known handoff the machine says what a repeated order gets: a refusal here would end it while it runs.
-        if state.withLock({ $0.handoffs.isKnown(handoff) }) {
-            decide { $0.handoffs.prefill(order.grant, pages: pages) }
-            return
+        let objection = objection(to: order, from: router)
+        decide { state in
+            // Of a known handoff the machine says what a repeated order gets: a refusal here would end it while it runs.
+            if handoff.router == router, state.handoffs.isKnown(handoff) {
+                return state.handoffs.prefill(order.grant, pages: pages)
+            }
+            let draining = (HandoffFailure(.computeFailed), "the node drains")
+            if let (failure, details) = objection ?? (state.isDraining ? draining : nil) {
+                state.effects.append(.send(.failed(handoff, failure, details: details), to: router))
+                state.effects.append(.send(.drained(handoff, posted: 0, completed: 0), to: router))
+                return []
+            }
+            let actions = state.handoffs.prefill(order.grant, pages: pages)
+            if actions.contains(where: { if case .startCompute = $0 { true } else { false } }) {
+                state.jobs[handoff] = Job(tokens: order.tokens.map { TokenID(truncatingIfNeeded: $0) }, received: now)
+            }
+            return actions
+        }
+    }
+
+    /// Why an order can never be carried out here, if so.
+    private func objection(to order: PrefillOrder, from router: Incarnation) -> (HandoffFailure, String)? {
+        guard order.grant.handoff.router == router else {
+            return (HandoffFailure(.protocolError, retryable: false), "a handoff of another router")
         }
         do throws(EngineError) {
             try model.check(order.tokens)
@@ -224,26 +239,9 @@ package final class PrefillDriver: NodeDriver {
             guard order.tokens.count <= limit else {
                 throw .tooLong(tokens: order.tokens.count, limit: limit, what: "this node")
             }
+            return nil
         } catch {
-            return refuse(HandoffFailure(.computeFailed, retryable: false), error.description)
-        }
-        decide { state in
-            let isKnown = state.handoffs.isKnown(handoff)
-            if state.isDraining, !isKnown {
-                state.effects.append(
-                    .send(
-                        .failed(handoff, HandoffFailure(.computeFailed), details: "the node drains"), to: router))
-                state.effects.append(.send(.drained(handoff, posted: 0, completed: 0), to: router))
-                return []
-            }
-            if !isKnown {
-                state.jobs[handoff] = Job(
-                    tokens: order.tokens.map { TokenID(truncatingIfNeeded: $0) }, received: now)
-            }
-            let actions = state.handoffs.prefill(order.grant, pages: pages)
-            let hasStarted = actions.contains { if case .startCompute = $0 { true } else { false } }
-            if !isKnown, !hasStarted { state.jobs[handoff] = nil }
-            return actions
+            return (HandoffFailure(.computeFailed, retryable: false), error.description)
         }
     }
 
