@@ -38,12 +38,8 @@ struct DigestBenchmark: AsyncParsableCommand {
         let model = try LoadedModel.load(path: model, options: options)
         let layout = model.layout
         let pages = layout.pages(for: prompt)
-        var engine = EngineBenchmark()
-        engine.threads = threads
-        engine.prompt = prompt
-        engine.generate = 1
-        engine.repetitions = 3
-        let speeds = try await engine.measure(model, role: .prefill, tokens: prompt)
+        let speeds = try await EngineSpeed(model: model, threads: threads, repetitions: 3)
+            .measure(role: .prefill, tokens: prompt)
         let compute = median(speeds.map { Double(prompt) / $0 })
 
         var seconds: [DigestMode: [Double]] = [:]
