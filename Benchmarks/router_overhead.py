@@ -10,10 +10,10 @@ control messages on their way between the processes, there and back.
 import http.client
 import json
 import os
-import re
 import statistics
 import subprocess
 
+import prometheus
 from cluster import Cluster
 
 REQUESTS, TOKENS = 40, 48
@@ -43,19 +43,12 @@ def ask(connection, model, number):
 
 def buckets(cluster, name):
     """The cumulative counts of a histogram of the router's, by upper bound in seconds."""
-    pattern = re.compile(name + r'_bucket\{le="([^"]+)"\} (\d+)')
-    return {float(bound): int(count) for bound, count in pattern.findall(cluster.get("/metrics"))}
+    return prometheus.histogram(prometheus.parse(cluster.get("/metrics")), name)
 
 
-def median_of_buckets(before, after):
-    """The median of what was counted between two readings, interpolated inside its bucket, in milliseconds."""
-    counts = {bound: after[bound] - before.get(bound, 0) for bound in sorted(after)}
-    half, lower, below = max(counts.values()) / 2, 0.0, 0
-    for bound, count in counts.items():
-        if count >= half:
-            return 1e3 * (lower + (bound - lower) * (half - below) / max(1, count - below))
-        lower, below = bound, count
-    return float("inf")
+def median_between(before, after):
+    """The median of what was counted between two readings, in milliseconds."""
+    return 1e3 * prometheus.quantile({bound: after[bound] - before.get(bound, 0) for bound in after}, 0.5)
 
 
 def measure_router():
@@ -72,7 +65,7 @@ def measure_router():
         names = ("router_forward_seconds", "router_send_seconds")
         before = [buckets(cluster, name) for name in names]
         spent = [ask(connection, model, number + 100) for number in range(REQUESTS)]
-        forward, send = (median_of_buckets(b, buckets(cluster, name)) for b, name in zip(before, names))
+        forward, send = (median_between(b, buckets(cluster, name)) for b, name in zip(before, names))
         own = statistics.median(one["router"] + one["queue"] for one in spent)
         return own + forward, forward, send, statistics.median(one["control"] for one in spent)
     finally:

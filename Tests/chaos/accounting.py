@@ -2,24 +2,12 @@
 
 import asyncio
 import collections
-import re
 import time
 
-SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ([0-9.eE+-]+|NaN|\+Inf)$")
+import prometheus
+
 # Kept connected from each prefill node to each decode node unless --lanes says otherwise.
 LANES = 4
-LABEL = re.compile(r'(\w+)="([^"]*)"')
-
-
-def parse(text):
-    """Prometheus text as {(name, labels): value}."""
-    values = {}
-    for line in text.splitlines():
-        match = SAMPLE.match(line)
-        if match:
-            labels = tuple(sorted(LABEL.findall(match[2] or "")))
-            values[match[1].removeprefix("baton_"), labels] = float(match[3])
-    return values
 
 
 class Counters:
@@ -33,7 +21,7 @@ class Counters:
     async def sample(self, process):
         key = (process.role, process.key)
         try:
-            values = parse(await process.metrics())
+            values = prometheus.parse(await process.metrics())
         except OSError:
             return False
         self.instances[key] = values
@@ -49,58 +37,33 @@ class Counters:
         while True:
             await asyncio.gather(self.sample_all(), asyncio.sleep(every))
 
-    def total(self, *names, role=None, **labels):
-        """A counter's sum over all instances, under the first of the names that any of them has; None if none."""
-        wanted = set(labels.items())
-        for name in names:
-            found = [
-                value
-                for (of, _), values in self.instances.items()
-                if role in (None, of)
-                for (metric, has), value in values.items()
-                if metric == name and wanted <= set(has)
-            ]
-            if found:
-                return int(sum(found))
-        return None
+    def _of_role(self, role):
+        return [values for (of, _), values in self.instances.items() if role in (None, of)]
 
-    def by_label(self, label, *names, role=None):
-        for name in names:
-            sums = collections.Counter()
-            for (of, _), values in self.instances.items():
-                for (metric, has), value in values.items():
-                    if metric == name and role in (None, of):
-                        sums[dict(has).get(label, "")] += int(value)
-            if sums:
-                return sums
-        return None
+    def total(self, name, role=None):
+        """A counter's sum over all instances; None if none of them has it."""
+        found = [
+            value
+            for values in self._of_role(role)
+            for (metric, _), value in values.items()
+            if metric == name
+        ]
+        return int(sum(found)) if found else None
 
-    def quantiles(self, wanted, *names, role=None):
-        """Quantiles of a histogram in seconds, and how many values it has; each the upper bound of its bucket,
-        interpolated within."""
-        for name in names:
-            buckets = collections.Counter()
-            for (of, _), values in self.instances.items():
-                for (metric, has), value in values.items():
-                    if metric == f"{name}_bucket" and role in (None, of):
-                        buckets[float(dict(has)["le"].replace("+Inf", "inf"))] += value
-            if buckets:
-                return [_quantile(sorted(buckets.items()), share) for share in wanted], int(max(buckets.values()))
-        return None
+    def by_label(self, label, name, role=None):
+        sums = collections.Counter()
+        for values in self._of_role(role):
+            for (metric, has), value in values.items():
+                if metric == name:
+                    sums[dict(has).get(label, "")] += int(value)
+        return sums
 
-
-def _quantile(cumulative, share):
-    total = cumulative[-1][1]
-    if not total:
-        return None
-    lower, below = 0.0, 0
-    for bound, count in cumulative:
-        if count >= share * total:
-            if bound == float("inf"):
-                return lower
-            return lower + (bound - lower) * (share * total - below) / max(count - below, 1e-9)
-        lower, below = bound, count
-    return lower
+    def quantiles(self, wanted, name, role=None):
+        """Quantiles of a histogram in seconds, None of nothing, and how many values it has."""
+        buckets = collections.Counter()
+        for values in self._of_role(role):
+            buckets.update(prometheus.histogram(values, name))
+        return [prometheus.quantile(buckets, share) for share in wanted], int(max(buckets.values(), default=0))
 
 
 class Footprint:
@@ -168,7 +131,7 @@ async def leftovers(cluster, patience=30.0):
 async def _leftovers(cluster):
     pages, handoffs = {}, {}
     for node in cluster.nodes:
-        values = parse(await node.metrics(5))
+        values = prometheus.parse(await node.metrics(5))
         states = {dict(labels)["state"]: int(value) for (name, labels), value in values.items() if name == "kv_pages"}
         total = cluster.options.slots[node.role]
         lost = total - states.get("free", 0) - states.get("cached", 0)

@@ -25,8 +25,8 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "scripts"))
 sys.dont_write_bytecode = True
 
-import accounting
 import networks
+import prometheus
 from cluster import BINARIES, MODEL, ROOT
 from late_sender import FILL
 from processes import Cluster
@@ -171,7 +171,7 @@ class Rig:
         """Until no page is promised, quarantined or in use."""
         deadline = time.monotonic() + seconds
         while True:
-            values = accounting.parse(await self.decode.metrics(5))
+            values = prometheus.parse(await self.decode.metrics(5))
             free = sum(values.get(("kv_pages", (("state", state),)), 0) for state in ("free", "cached"))
             if free == PAGES and not values.get(("open_handoffs", ()), 0):
                 return values
