@@ -36,14 +36,14 @@ package struct HandoffLedger: ~Copyable {
         LedgerRow.Phase.allCases.filter { $0 != .settled }.map(\.rawValue)
     }
 
-    package var rows: [Row] {
-        table.keys.sorted().compactMap { id in
-            guard let box = table[id] else { return nil }
-            return Row(
-                id: id, phase: box.value.phase.rawValue, prefill: box.value.prefill, decode: box.value.decode,
-                pages: box.value.pages, outcomeDelivered: box.value.outcomeDelivered)
-        }
+    package func row(of handoff: HandoffID) -> Row? {
+        guard let box = table[handoff] else { return nil }
+        return Row(
+            id: handoff, phase: box.value.phase.rawValue, prefill: box.value.prefill, decode: box.value.decode,
+            pages: box.value.pages, outcomeDelivered: box.value.outcomeDelivered)
     }
+
+    package var rows: [Row] { table.keys.sorted().compactMap { row(of: $0) } }
 
     // MARK: The router
 

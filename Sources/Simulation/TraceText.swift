@@ -8,6 +8,11 @@ enum TraceText {
         return column("\(seconds).\(String(repeating: "0", count: 6 - digits.count))\(digits)", -12)
     }
 
+    /// What became of a message that arrives at these times, when that is not once.
+    static func fate(_ arrivals: [Duration]) -> String {
+        arrivals.isEmpty ? " (lost)" : arrivals.count > 1 ? " (twice)" : ""
+    }
+
     /// Padded behind, or with a negative width in front.
     static func column(_ text: String, _ width: Int) -> String {
         let padding = String(repeating: " ", count: max(0, abs(width) - text.count))

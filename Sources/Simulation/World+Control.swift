@@ -180,10 +180,7 @@ extension World {
             sessions[id].lastToNode, cut: cut, mayBeLost: mayBeLost(message, process),
             message.handoff)
         sessions[id].lastToNode = last
-        trace(
-            process.host.seat,
-            "→ \(seat(of: node)) \(TraceText.text(message))\(times.isEmpty ? " (lost)" : times.count > 1 ? " (twice)" : "")"
-        )
+        trace(process.host.seat, "→ \(seat(of: node)) \(TraceText.text(message))\(TraceText.fate(times))")
         for time in times { plan(.toNode(session: id, message), in: node, at: time) }
     }
 
@@ -194,7 +191,7 @@ extension World {
         case .listHandoffs: false
         case .reserve, .prefill, .query: true
         case .release(let id), .cancel(let id), .reclaim(let id), .fence(let id):
-            !isReconciling && router.ledger.rows.contains { $0.id == id }
+            !isReconciling && router.ledger.row(of: id) != nil
         }
     }
 
@@ -205,10 +202,7 @@ extension World {
         let (times, last) = arrivals(
             sessions[id].lastToRouter, cut: cut, mayBeLost: true, message.handoff)
         sessions[id].lastToRouter = last
-        trace(
-            node,
-            "→ \(seat(of: router)) \(TraceText.text(message))\(times.isEmpty ? " (lost)" : times.count > 1 ? " (twice)" : "")"
-        )
+        trace(node, "→ \(seat(of: router)) \(TraceText.text(message))\(TraceText.fate(times))")
         for time in times {
             plan(.toRouter(session: id, from: mine.incarnation, message), in: sessions[id].router, at: time)
         }
@@ -235,9 +229,9 @@ extension World {
         trace(process.host.seat, "← \(seat(of: from)) \(TraceText.text(message))")
         guard let handoff = message.handoff, let pair = pairs[handoff], pair.prefill != from, pair.decode != from
         else { return received(message, router, from: from) }
-        let before = process.ledger.rows.first { $0.id == handoff }
+        let before = process.ledger.row(of: handoff)
         received(message, router, from: from)
-        if process.ledger.rows.first(where: { $0.id == handoff }) != before {
+        if process.ledger.row(of: handoff) != before {
             violate("1: incarnation \(from.value) is believed about \(handoff.text), which is not its own")
         }
     }
