@@ -55,12 +55,14 @@ final class Cluster: Sendable {
         return cluster
     }
 
-    func launchRouter() throws {
+    func launchRouter() throws { try launchRouter("router", http: httpPort, control: controlPort) }
+
+    private func launchRouter(_ name: String, http: Int, control: Int) throws {
         let arguments = [
-            "serve", "--model", modelPath, "--http", "127.0.0.1:\(httpPort)", "--control", "127.0.0.1:\(controlPort)",
+            "serve", "--model", modelPath, "--http", "127.0.0.1:\(http)", "--control", "127.0.0.1:\(control)",
             "--stop-with-parent",
         ]
-        try add(ChildProcess("router", arguments, name: "router", logPath: "\(folder)/router.log"))
+        try add(ChildProcess("router", arguments, name: name, logPath: "\(folder)/\(name).log"))
     }
 
     /// A router of its own beside the first. Nodes attach to it too if they are launched with its `options`.
@@ -71,11 +73,7 @@ final class Cluster: Sendable {
 
     func launchOtherRouter() throws -> OtherRouter {
         let (http, control) = (try freePort(), try freePort())
-        let arguments = [
-            "serve", "--model", modelPath, "--http", "127.0.0.1:\(http)", "--control", "127.0.0.1:\(control)",
-            "--stop-with-parent",
-        ]
-        try add(ChildProcess("router", arguments, name: "router-b", logPath: "\(folder)/router-b.log"))
+        try launchRouter("router-b", http: http, control: control)
         return OtherRouter(client: ClusterClient(port: http), options: ["--router", "127.0.0.1:\(control)"])
     }
 
@@ -135,10 +133,13 @@ final class Cluster: Sendable {
 
     func waitUntilReady(nodes: Int, pairs: Bool = true) async throws {
         try await wait(for: "\(nodes) nodes") { $0.nodes.count == nodes }
-        let path = pairs ? "/ready" : "/health"
+        try await waitUntilReady(client, path: pairs ? "/ready" : "/health")
+    }
+
+    func waitUntilReady(_ router: ClusterClient, path: String = "/ready") async throws {
         let deadline = ContinuousClock.now + .seconds(60)
         while ContinuousClock.now < deadline {
-            if let answer = try? await client.send(.GET, path), answer.status == 200 { return }
+            if let answer = try? await router.send(.GET, path), answer.status == 200 { return }
             try await Task.sleep(for: .milliseconds(50))
         }
         throw ChildProcess.LaunchFailure(description: "the cluster was not ready in a minute; logs in \(folder)")

@@ -16,7 +16,7 @@ extension ClusterTests {
             let other = try cluster.launchOtherRouter()
             for name in ["prefill-1", "prefill-2", "decode-1", "decode-2"] { try cluster.launch(name, other.options) }
             try await cluster.waitUntilReady(nodes: 4)
-            try await waitUntilReady(other.client)
+            try await cluster.waitUntilReady(other.client)
 
             async let undisturbed = StormTests.wave(100, of: requests, against: reference, on: other.client, seed: 6)
             let doomed = Task {
@@ -45,15 +45,6 @@ extension ClusterTests {
             try await cluster.waitUntilQuiet()
             await other.client.close()
             await cluster.stop()
-        }
-
-        private func waitUntilReady(_ router: ClusterClient) async throws {
-            let deadline = ContinuousClock.now + .seconds(60)
-            while ContinuousClock.now < deadline {
-                if let answer = try? await router.send(.GET, "/ready"), answer.status == 200 { return }
-                try await Task.sleep(for: .milliseconds(50))
-            }
-            throw ChildProcess.LaunchFailure(description: "the other router was not ready in a minute")
         }
     }
 }
