@@ -2,7 +2,7 @@
 import PackageDescription
 
 // One table of modules; the arrows point downward only (docs/architecture.md, checked by TidyTests).
-// `BATON_MODULES=Handoff,Transport swift test` declares only those modules and what they use, so that a
+// `BATON_MODULES=Handoff,Transport` (scripts/only.sh) declares only those modules and what they use, so that a
 // module builds and is tested alone, without the network packages (sanitizers and fuzzers use this too).
 
 enum External: Hashable {

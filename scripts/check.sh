@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/lint.sh
-BATON_MODULES=TidyTests swift test -c release --scratch-path .build-tidy --disable-xctest "$@"
+scripts/only.sh TidyTests swift test -c release --scratch-path .build-tidy --disable-xctest "$@"

@@ -8,7 +8,7 @@ names=$(IFS=,; echo "${modules[*]}")
 symbols=.build-docs/symbols
 rm -rf "$symbols"
 mkdir -p "$symbols"
-BATON_MODULES=$names swift build --scratch-path .build-docs/build \
+scripts/only.sh "$names" swift build --scratch-path .build-docs/build \
     -Xswiftc -emit-symbol-graph -Xswiftc -emit-symbol-graph-dir -Xswiftc "$PWD/$symbols" \
     -Xswiftc -symbol-graph-minimum-access-level -Xswiftc package
 for module in "${modules[@]}"; do
