@@ -2,8 +2,7 @@
 # Every test, in the order in which a failure is cheapest to find. `make test` calls this after set-up.
 #
 # One release build serves all of it: the executables the cluster tests start are those a user runs, and the engine's
-# tests are too slow without optimisation. The sanitizer runs build only the few modules they look at, with fewer
-# packages; what was resolved for the whole is put back after them.
+# tests are too slow without optimisation. The sanitizer runs build only the modules they look at.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -40,17 +39,10 @@ REQUESTS=32 Tests/chaos/chaos.py --seconds 30
 step "simulated clusters, and every rule broken in turn"
 scripts/simulate.sh
 
-cp Package.resolved .build/Package.resolved.whole
-trap 'cp -p .build/Package.resolved.whole Package.resolved' EXIT
+step "address sanitizer: parsers of untrusted bytes, lanes, slot pool, state machines, nodes and what they say"
+scripts/sanitize.sh address OrderedJSON ModelFormat Tokenization Handoff Transport ControlPlane Routing Node
 
-step "address sanitizer: parsers of untrusted bytes, lanes, slot pool and state machines"
-BATON_MODULES=OrderedJSON,ModelFormat,Tokenization,Handoff,Transport \
-    timeout 1800 swift test --sanitize=address --scratch-path .build-asan --disable-xctest \
-    --filter 'OrderedJSONTests|ModelFormatTests|TokenizationTests|HandoffTests|TransportTests'
-
-step "thread sanitizer: lanes and the handoff's state machines"
-BATON_MODULES=Handoff,Transport \
-    timeout 1800 swift test --sanitize=thread --scratch-path .build-tsan --disable-xctest \
-    --filter 'HandoffTests|TransportTests'
+step "thread sanitizer: lanes, state machines, nodes and what they say"
+scripts/sanitize.sh thread Handoff Transport ControlPlane Routing Node
 
 step "all tests passed"
