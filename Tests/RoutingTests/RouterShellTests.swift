@@ -20,8 +20,8 @@ private final class LiveNodes: Sendable {
         for (name, role, id) in [("p1", NodeRole.prefill, 1), ("d1", .decode, 101)] as [(String, NodeRole, UInt64)] {
             router.joined(
                 NodeLink(registration: registration(name, role, incarnation: id, slots: 4096, maxRunning: 64)) {
-                    message in
-                    Task { self.react(message, Incarnation(id)) }
+                    [weak self] message in
+                    Task { self?.react(message, Incarnation(id)) }
                     return true
                 })
         }
