@@ -11,11 +11,8 @@ struct DigestBenchmark: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "digests", abstract: "Cost of page digests as a share of the time of a handoff.")
 
-    @Option(help: "GGUF file or folder with safetensors.")
-    var model: String
-
-    @Option(help: "Compute threads.")
-    var threads = 2
+    @OptionGroup
+    var subject: BenchmarkedModel
 
     @Option(help: "Tokens of the prompt.")
     var prompt = 1024
@@ -33,12 +30,10 @@ struct DigestBenchmark: AsyncParsableCommand {
     }
 
     func run() async throws {
-        var options = LoadOptions()
-        options.threads = threads
-        let model = try LoadedModel.load(path: model, options: options)
+        let model = try subject.load()
         let layout = model.layout
         let pages = layout.pages(for: prompt)
-        let speeds = try await EngineSpeed(model: model, threads: threads, repetitions: 3)
+        let speeds = try await EngineSpeed(model: model, threads: subject.threads, repetitions: 3)
             .measure(role: .prefill, tokens: prompt)
         let compute = median(speeds.map { Double(prompt) / $0 })
 
