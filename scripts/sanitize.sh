@@ -20,7 +20,7 @@ fi
 for module in "$@"; do
     echo "$module, $kind sanitizer"
     # Where gRPC is at work, what is left at the end is its own: connections that are still being closed.
-    case $module in ControlPlane | Routing | Node) environment+=(ASAN_OPTIONS=detect_leaks=0) ;; esac
-    timeout 600 scripts/only.sh "$modules" env "${environment[@]}" \
+    case $module in ControlPlane | Routing | Node) leaks=0 ;; *) leaks=1 ;; esac
+    timeout 600 scripts/only.sh "$modules" env ASAN_OPTIONS=detect_leaks=$leaks "${environment[@]}" \
         swift test --skip-build "${options[@]}" --disable-xctest --filter "^${module}Tests\\."
 done
