@@ -59,6 +59,8 @@ struct Module {
     var kind = Kind.library
     var uses: [String] = []
     var packages: [External] = []
+    /// What the system has to have, from Debian's packages (scripts/setup.sh).
+    var libraries: [String] = []
     /// Its tests look inside it. In release builds too, so that one build serves users and tests; not for the
     /// modules with hot loops, where it would cost optimisations.
     var isTestable = false
@@ -79,7 +81,8 @@ let modules: [Module] = [
     Module(
         name: "Engine", uses: ["Kernels", "ModelFormat", "Tokenization", "CheckpointText", "Handoff", "OrderedJSON"]),
     Module(name: "CXXHash", kind: .c),
-    Module(name: "Transport", uses: ["Handoff", "CXXHash"], isTestable: true),
+    Module(name: "CRDMA", kind: .c, libraries: ["ibverbs", "rdmacm"]),
+    Module(name: "Transport", uses: ["Handoff", "CXXHash", "CRDMA"], isTestable: true),
     // The cluster.
     Module(name: "Telemetry", packages: [.log], isTestable: true),
     Module(
@@ -89,6 +92,7 @@ let modules: [Module] = [
         name: "Node",
         uses: [
             "Engine", "Handoff", "Transport", "ControlPlane", "Telemetry", "Kernels", "ModelFormat", "Tokenization",
+            "OrderedJSON",
         ],
         packages: [.hummingbird, .log, .lifecycle, .arguments, .nio], isTestable: true),
     Module(name: "API", uses: ["OrderedJSON"], isTestable: true),
@@ -124,7 +128,7 @@ let modules: [Module] = [
     Module(
         name: "EngineTests", kind: .test,
         uses: ["Engine", "Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON", "SeededRandom"]),
-    Module(name: "TransportTests", kind: .test, uses: ["Transport", "Handoff"]),
+    Module(name: "TransportTests", kind: .test, uses: ["Transport", "Handoff", "CRDMA"]),
     Module(name: "TelemetryTests", kind: .test, uses: ["Telemetry"], packages: [.log]),
     Module(
         name: "ControlPlaneTests", kind: .test, uses: ["ControlPlane", "Handoff", "SeededRandom"],
@@ -179,7 +183,8 @@ extension Module {
                 name: name, path: "Sources/\(name)",
                 // Debug builds compile C at -O0, where the kernels are unusable; floating point must not be
                 // contracted behind our back, or results would differ between compilers.
-                cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Werror"])])
+                cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Werror"])],
+                linkerSettings: libraries.map { .linkedLibrary($0) })
         case .library:
             return .target(
                 name: name, dependencies: dependencies, path: "Sources/\(name)", exclude: excluded,

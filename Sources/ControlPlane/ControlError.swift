@@ -43,6 +43,7 @@ package enum ControlLimits {
     package static let contextTokens = 1 << 24
     package static let sequences = 1 << 16
     package static let lanesPerPeer = 256
+    package static let adapters = 16
     package static let logitBias = 1024
     package static let stopTokens = 256
     package static let topLogprobs = 20

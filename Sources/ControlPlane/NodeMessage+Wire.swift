@@ -61,7 +61,7 @@ extension NodeMessage {
                 PeerLanes(
                     decode: try Wire.incarnation(peer.decode, "lanes.peers.decode"), idle: Int(peer.idle),
                     busy: Int(peer.busy), transport: Wire.shown(peer.transport, atMost: 16),
-                    error: Wire.shown(peer.error)))
+                    error: Wire.shown(peer.error), reason: Wire.shown(peer.reason)))
         }
         return peers
     }
@@ -290,6 +290,7 @@ extension PeerLanes {
             $0.busy = UInt32(clamping: busy)
             $0.transport = transport
             $0.error = Wire.shown(error)
+            $0.reason = Wire.shown(reason)
         }
     }
 }

@@ -135,15 +135,21 @@ package struct PeerLanes: Sendable, Equatable {
     package var decode: Incarnation
     package var idle: Int
     package var busy: Int
+    /// `rdma`, `tcp`, or both while one replaces the other.
     package var transport: String
-    /// Why there is no lane; empty when there is one.
+    /// Why there are none, or fewer than wanted; empty when there are enough.
     package var error: String
+    /// Why it is not RDMA; empty when it is.
+    package var reason: String
 
-    package init(decode: Incarnation, idle: Int, busy: Int, transport: String, error: String) {
+    package init(
+        decode: Incarnation, idle: Int, busy: Int, transport: String, error: String, reason: String = ""
+    ) {
         self.decode = decode
         self.idle = idle
         self.busy = busy
         self.transport = transport
         self.error = error
+        self.reason = reason
     }
 }

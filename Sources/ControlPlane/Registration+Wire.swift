@@ -36,7 +36,8 @@ extension Registration {
             maxRunning: try Wire.count(message.maxRunning, "register.max_running", in: 1...ControlLimits.sequences),
             version: Wire.shown(message.version),
             lanesPerPeer: try Wire.count(
-                message.lanesPerPeer, "register.lanes_per_peer", in: 1...ControlLimits.lanesPerPeer))
+                message.lanesPerPeer, "register.lanes_per_peer", in: 1...ControlLimits.lanesPerPeer),
+            rdmaAddresses: try Wire.addresses(message.rdmaAddresses, "register.rdma_addresses"))
     }
 
     var wire: Baton_Control_V1_Register {
@@ -54,6 +55,7 @@ extension Registration {
             $0.maxRunning = UInt32(clamping: maxRunning)
             $0.version = version
             $0.lanesPerPeer = UInt32(clamping: lanesPerPeer)
+            $0.rdmaAddresses = rdmaAddresses
         }
     }
 }

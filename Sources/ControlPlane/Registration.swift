@@ -63,11 +63,13 @@ package struct Registration: Sendable, Equatable {
     package var maxRunning: Int
     package var version: String
     package var lanesPerPeer: Int
+    /// HOST:PORT of a decode node's lane listeners over RDMA, one per adapter.
+    package var rdmaAddresses: [String]
 
     package init(
         name: String, role: NodeRole, incarnation: Incarnation, compatibility: ModelCompatibility, model: String,
         laneAddress: String = "", httpAddress: String = "", slots: Int, contextLimit: Int, maxRunning: Int,
-        version: String, lanesPerPeer: Int
+        version: String, lanesPerPeer: Int, rdmaAddresses: [String] = []
     ) {
         self.name = name
         self.role = role
@@ -81,6 +83,7 @@ package struct Registration: Sendable, Equatable {
         self.maxRunning = maxRunning
         self.version = version
         self.lanesPerPeer = lanesPerPeer
+        self.rdmaAddresses = rdmaAddresses
     }
 
     /// Whether a text can name a node.

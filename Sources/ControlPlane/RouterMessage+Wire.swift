@@ -47,7 +47,8 @@ extension RouterMessage {
                 PeerAddress(
                     incarnation: try Wire.incarnation(peer.incarnation, "peers.decodes.incarnation"),
                     laneAddress: try Wire.address(peer.laneAddress, "peers.decodes.lane_address"),
-                    name: Wire.shown(peer.name, atMost: ControlLimits.nodeNameBytes)))
+                    name: Wire.shown(peer.name, atMost: ControlLimits.nodeNameBytes),
+                    rdmaAddresses: try Wire.addresses(peer.rdmaAddresses, "peers.decodes.rdma_addresses")))
         }
         return addresses
     }
@@ -94,6 +95,7 @@ extension PeerAddress {
             $0.incarnation = incarnation.value
             $0.laneAddress = laneAddress
             $0.name = name
+            $0.rdmaAddresses = rdmaAddresses
         }
     }
 }

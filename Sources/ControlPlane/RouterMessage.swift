@@ -92,10 +92,13 @@ package struct PeerAddress: Sendable, Hashable {
     /// HOST:PORT.
     package var laneAddress: String
     package var name: String
+    /// Where it takes lanes over RDMA, HOST:PORT each.
+    package var rdmaAddresses: [String]
 
-    package init(incarnation: Incarnation, laneAddress: String, name: String) {
+    package init(incarnation: Incarnation, laneAddress: String, name: String, rdmaAddresses: [String] = []) {
         self.incarnation = incarnation
         self.laneAddress = laneAddress
         self.name = name
+        self.rdmaAddresses = rdmaAddresses
     }
 }

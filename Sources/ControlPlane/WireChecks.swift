@@ -103,6 +103,13 @@ enum Wire {
         return text
     }
 
+    static func addresses(_ values: [String], _ field: String) throws(ControlError) -> [String] {
+        try most(values.count, field, ControlLimits.adapters)
+        var addresses: [String] = []
+        for value in values { addresses.append(try address(value, field)) }
+        return addresses
+    }
+
     static func handoff(
         _ present: Bool, _ value: Baton_Control_V1_HandoffID, _ field: String
     ) throws(ControlError) -> HandoffID {

@@ -9,10 +9,20 @@ package import Synchronization
 package final class Slab: @unchecked Sendable {
     package let base: UnsafeMutableRawPointer
     package let bytes: Int
+    /// Whether it lies in huge pages that the operator set aside (`vm.nr_hugepages`): they are never broken up, and an
+    /// RDMA adapter keeps one entry for each rather than 512.
+    package let isInReservedPages: Bool
 
     /// Throws `memory` with the size and the limit when the system cannot back that many bytes.
     package init(bytes: Int) throws(EngineError) {
         guard bytes > 0 else { throw .memory(reason: "a slab of \(bytes) bytes") }
+        self.bytes = bytes
+        if let base = Slab.inReservedPages(bytes) {
+            self.base = base
+            isInReservedPages = true
+            return
+        }
+        isInReservedPages = false
         let available = SystemMemory.availableBytes()
         guard bytes <= available else {
             throw .memory(
@@ -26,10 +36,30 @@ package final class Slab: @unchecked Sendable {
         // Fewer TLB misses in attention; it is only advice, so a refusal does not matter.
         _ = madvise(base, bytes, MADV_HUGEPAGE)
         self.base = base
-        self.bytes = bytes
     }
 
-    deinit { munmap(base, bytes) }
+    deinit { munmap(base, isInReservedPages ? Slab.wholeHugePages(bytes) : bytes) }
+
+    /// Nil when there are not enough of them.
+    private static func inReservedPages(_ bytes: Int) -> UnsafeMutableRawPointer? {
+        let whole = wholeHugePages(bytes)
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | hugePageShift << 26  // MAP_HUGE_SHIFT
+        guard let base = mmap(nil, whole, PROT_READ | PROT_WRITE, flags, -1, 0), base != MAP_FAILED else { return nil }
+        // A container may see pages that it may not use, which a first write would end the process for; this asks.
+        guard madvise(base, whole, 23) == 0 else {  // MADV_POPULATE_WRITE
+            munmap(base, whole)
+            return nil
+        }
+        return base
+    }
+
+    /// Of 2 MiB, which x86-64 and arm64 both have.
+    private static let hugePageShift: Int32 = 21
+
+    private static func wholeHugePages(_ bytes: Int) -> Int {
+        let page = 1 << Int(hugePageShift)
+        return (bytes + page - 1) / page * page
+    }
 }
 
 /// A node's KV pages: the slab, and who owns which page of it. Shared by the engine loop, the handoff and the lanes.

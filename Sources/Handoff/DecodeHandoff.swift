@@ -198,7 +198,7 @@ struct DecodeHandoff: ~Copyable {
 
     /// The lane's answer to `unbindLane`: `quiet` when no write was landing and none can any more.
     mutating func laneUnbound(
-        quiet: Bool, pool: inout SlotPool, counters: inout HandoffCounters
+        quiet: Bool, isFault: Bool, pool: inout SlotPool, counters: inout HandoffCounters
     ) -> [DecodeAction] {
         let terms = self.terms
         switch consume self.state {
@@ -207,8 +207,8 @@ struct DecodeHandoff: ~Copyable {
                 self = Self(terms, .settled(.reclaimed(.drained)))
                 return Self.free(quarantine, by: .drained, pool: &pool, counters: &counters)
             }
-            // It said that it had drained, and it is still writing.
-            counters.peerFaults += 1
+            // It said that it had drained, and is still writing, unless nobody can say.
+            if isFault { counters.peerFaults += 1 }
             self = Self(terms, .fencing(quarantine))
             return [.fenceLane(terms.lane)]
         case .fencing(let quarantine):

@@ -106,18 +106,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
         state = Mutex(State(handoffs: DecodeHandoffs(incarnation: incarnation)))
 
         let late = LateBound<DecodeDriver>()
-        let listener: LaneListener
-        do throws(TransportError) {
-            var lanes = LaneListener.Configuration(
-                host: configuration.lane.host, port: UInt16(clamping: configuration.lane.port))
-            lanes.lanesMax = 4096
-            lanes.digests = configuration.digests
-            listener = try LaneListener(
-                configuration: lanes, slab: memory.region, incarnation: incarnation,
-                onEvent: { late.current?.handle($0) })
-        } catch {
-            throw .lanes(error)
-        }
+        let listener = try LaneListener.start(configuration, memory, incarnation, logger) { late.current?.handle($0) }
         do throws(EngineError) {
             let engine = try EngineLoop(
                 model: model, memory: memory,
@@ -136,7 +125,8 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
             name: configuration.name, role: .decode, incarnation: incarnation, compatibility: model.compatibility,
             model: model.facts.name, laneAddress: lane.description, slots: memory.pageCount,
             contextLimit: model.tokenLimit(memory), maxRunning: configuration.maxRunning,
-            version: ProcessVersion.text, lanesPerPeer: configuration.lanesPerPeer)
+            version: ProcessVersion.text, lanesPerPeer: configuration.lanesPerPeer,
+            rdmaAddresses: Array(listener.rdmaAddresses.prefix(ControlLimits.adapters)))
         late.bind(self)
         try startScrubber(configuration, of: [.inUse]) { [weak self] in self?.scrubFound($0, $1) }
         metrics.registry.onCollect { [weak self] in self?.collect() }
@@ -150,7 +140,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
 
     package func load() -> NodeLoad {
         let engine = engine.current?.snapshot() ?? EngineSnapshot(pages: memory.counts)
-        let lanes = listener.current?.counters ?? LaneCounters()
+        let lanes = listener.current?.tally.total ?? LaneCounters()
         let now = now
         var load = NodeLoad(engine: engine, lanes: lanes)
         return state.withLock { state in
@@ -393,8 +383,10 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
                 // When the lane is gone, its closing is on its way.
                 _ = listener.current?.bind(terms)
             case .unbindLane(let handoff, let lane, let epoch):
-                let isQuiet = listener.current?.unbind(lane, epoch) ?? true
-                take(state.handoffs.laneUnbound(handoff, lane, epoch, quiet: isQuiet, pool: &pool), &state, &pool)
+                let answer = listener.current?.unbind(lane, epoch) ?? .quiet
+                let actions = state.handoffs.laneUnbound(
+                    handoff, lane, epoch, quiet: answer == .quiet, isFault: answer == .writing, pool: &pool)
+                take(actions, &state, &pool)
             case .verifyDigests(let handoff, let lane, let epoch, let expected):
                 let verdict =
                     listener.current?.verifyDigests(lane: lane, epoch: epoch, expected: expected) ?? .mismatch([])
@@ -488,7 +480,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
 
     private func collect() {
         if let snapshot = engine.current?.snapshot() { metrics.update(snapshot) }
-        if let counters = listener.current?.counters { metrics.update(counters) }
+        if let tally = listener.current?.tally { metrics.lanes.update(tally) }
         if let scrubber = scrubber.current { metrics.update(scrubber.counters, passes: table.passes) }
         state.withLock { state in
             metrics.update(state.mismatches)

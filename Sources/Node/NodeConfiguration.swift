@@ -31,6 +31,8 @@ package struct NodeConfiguration: Sendable {
     package var lane = HostPort(host: "127.0.0.1", port: 0)
     /// The host that others reach this node by; nil: the one it listens on.
     package var advertisedHost: String?
+    package var rdma = RDMAChoice.auto
+    package var rdmaWindows = RDMAWindows.auto
     package var digests = DigestMode.sealed
     package var scrubBytesPerSecond = PageScrubber.Settings.defaultBytesPerSecond
     /// Where pages with wrong digests are written for inspection; nil: nowhere.
@@ -52,6 +54,11 @@ package struct NodeConfiguration: Sendable {
             throw .option(name: "advertise", reason: "needed when a node listens on \(address.host)")
         }
         return address
+    }
+
+    /// Where a node listens on loopback it must not be reached from elsewhere, unless an adapter was asked for by name.
+    package var rdmaOfListener: RDMAChoice {
+        lane.isLoopback && rdma == .auto ? .off : rdma
     }
 
     /// Loads the model. Blocks for seconds.
@@ -80,4 +87,8 @@ package struct NodeConfiguration: Sendable {
             throw .engine(error)
         }
     }
+}
+
+extension HostPort {
+    var isLoopback: Bool { host == "localhost" || host == "::1" || host.hasPrefix("127.") }
 }

@@ -6,10 +6,10 @@ import Transport
 /// The metrics of a node of either role, under the names the field knows.
 package final class NodeMetrics: Sendable {
     package let registry: MetricsRegistry
+    let lanes: LaneMetrics
     // Handoffs.
     let transferLatency: Histogram
     let transferSpeed: Histogram
-    let transferMegabytes: Gauge
     let timeToSafeReclaim: HistogramFamily
     let sealTime: Histogram
     let fenceTime: Histogram
@@ -19,12 +19,10 @@ package final class NodeMetrics: Sendable {
     private let events: CounterFamily
     private let fences: Counter
     private let digestMismatches: CounterFamily
-    private let uncheckedSeals: Counter
     private let scrubbedBytes: Counter
     private let scrubbedPages: Counter
     private let scrubPasses: Counter
     let evidencePages: Gauge
-    private let staleWrites: Counter
     private let grants: Counter
     private let seals: Counter
     // Requests.
@@ -39,9 +37,8 @@ package final class NodeMetrics: Sendable {
     private let tokenUsage: Gauge
     private let cacheHitRate: Gauge
     private let pages: GaugeFamily
-    private let lanes: GaugeFamily
+    private let laneStates: GaugeFamily
     private let openHandoffs: Gauge
-    private let laneBytes: Counter
     // Engine.
     private let generatedTokens: Counter
     private let prefillTokens: Counter
@@ -52,13 +49,13 @@ package final class NodeMetrics: Sendable {
 
     package init(registry: MetricsRegistry = MetricsRegistry()) {
         self.registry = registry
+        lanes = LaneMetrics(registry)
         transferLatency = registry.histogram(
             "kv_transfer_latency_ms", "Last layer computed to all KV landed, in ms.",
             bounds: HistogramBounds.milliseconds)
         transferSpeed = registry.histogram(
             "kv_transfer_speed_gb_s", "KV bytes of a handoff by the time from its first write to its last, in GB/s.",
             bounds: [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100])
-        transferMegabytes = registry.gauge("kv_transfer_total_mb", "KV moved since the start, in MB.")
         timeToSafeReclaim = registry.histograms(
             "time_to_safe_reclaim_seconds", "Abort of a handoff to its pages being free, by the proof that freed them.",
             labels: ["proof"])
@@ -75,12 +72,10 @@ package final class NodeMetrics: Sendable {
         digestMismatches = registry.counters(
             "digest_mismatches_total", "Handoffs or cached pages whose bytes had changed, by where it was found.",
             labels: ["where"])
-        uncheckedSeals = registry.counter("unchecked_seals_total", "Handoffs without digests, which are off.")
         scrubbedBytes = registry.counter("scrubbed_bytes_total", "Bytes that the scrub read.")
         scrubbedPages = registry.counter("scrubbed_pages_total", "Pages that the scrub compared.")
         scrubPasses = registry.counter("scrub_passes_total", "How often the scrub came round.")
         evidencePages = registry.gauge("evidence_pages", "Pages in use that are held until copied as evidence.")
-        staleWrites = registry.counter("stale_write_rejected_total", "Writes for slots that were not granted.")
         grants = registry.counter("grants_total", "Reservations granted.")
         seals = registry.counter("seals_total", "Handoffs sealed.")
         finished = registry.counters("requests_finished_total", "Sequences that ended here.", labels: ["reason"])
@@ -96,9 +91,8 @@ package final class NodeMetrics: Sendable {
         tokenUsage = registry.gauge("token_usage", "Share of KV pages that are not free.")
         cacheHitRate = registry.gauge("cache_hit_rate", "Share of prompt tokens taken from the prefix cache.")
         pages = registry.gauges("kv_pages", "KV pages by state.", labels: ["state"])
-        lanes = registry.gauges("lanes", "Lanes by state.", labels: ["state"])
+        laneStates = registry.gauges("lanes", "Lanes by state.", labels: ["state"])
         openHandoffs = registry.gauge("open_handoffs", "Handoffs not settled.")
-        laneBytes = registry.counter("lane_bytes_total", "KV bytes over lanes.")
         generatedTokens = registry.counter("generation_tokens_total", "Tokens generated.")
         prefillTokens = registry.counter("prompt_tokens_total", "Prompt tokens computed.")
         cachedTokens = registry.counter("cached_tokens_total", "Prompt tokens taken from the prefix cache.")
@@ -138,8 +132,8 @@ package final class NodeMetrics: Sendable {
         grants.raise(to: UInt64(counters.grants))
         seals.raise(to: UInt64(counters.seals))
         openHandoffs.set(open)
-        lanes.with("idle").set(idleLanes)
-        lanes.with("busy").set(busyLanes)
+        laneStates.with("idle").set(idleLanes)
+        laneStates.with("busy").set(busyLanes)
     }
 
     func update(_ mismatches: MismatchCounts) {
@@ -152,12 +146,5 @@ package final class NodeMetrics: Sendable {
         scrubbedBytes.raise(to: counters.bytes)
         scrubbedPages.raise(to: counters.pages)
         scrubPasses.raise(to: passes)
-    }
-
-    func update(_ counters: LaneCounters) {
-        staleWrites.raise(to: UInt64(counters.staleWritesRejected))
-        uncheckedSeals.raise(to: UInt64(counters.uncheckedCompletions))
-        laneBytes.raise(to: UInt64(counters.bytes))
-        transferMegabytes.set(Double(counters.bytes) / 1e6)
     }
 }

@@ -51,6 +51,12 @@ package struct NodeOptions: ParsableArguments {
     @Option(help: "Lanes kept connected from each prefill node to each decode node.")
     package var lanes = 4
 
+    @Option(help: "Lanes over RDMA where it works: auto, off, or the one adapter to use, DEVICE or DEVICE:PORT.")
+    package var rdma = "auto"
+
+    @Option(help: "Narrow each grant to its pages by memory windows of the adapter: auto, on or off.")
+    package var rdmaWindows = RDMAWindows.auto.rawValue
+
     @Option(help: "Digests of KV pages: off, sealed (compared when pages become readable) or scrub (and ever after).")
     package var digests = DigestMode.sealed.rawValue
 
@@ -134,6 +140,8 @@ package struct NodeOptions: ParsableArguments {
         configuration.maxRunning = try number(maxRunning, "max-running", 1...4096)
         if let chunk { configuration.chunkTokens = try number(chunk, "chunk", 1...16384) }
         configuration.lanesPerPeer = try number(lanes, "lanes", 1...64)
+        configuration.rdma = try RDMAChoice(option: rdma)
+        configuration.rdmaWindows = try RDMAWindows(option: rdmaWindows)
         guard let mode = DigestMode(rawValue: digests) else {
             let names = DigestMode.allCases.map(\.rawValue).joined(separator: ", ")
             throw .option(name: "digests", reason: "\(digests) is none of \(names)")
@@ -160,11 +168,16 @@ package struct NodeOptions: ParsableArguments {
             }
             return .pages(pages)
         }
-        let gibibytes = slabGb ?? 1
+        return .bytes(try Self.slabBytes(slabGb))
+    }
+
+    /// The bytes of `--slab-gb`, or of its default.
+    static func slabBytes(_ gibibytes: Double?) throws(NodeError) -> Int {
+        let gibibytes = gibibytes ?? 1
         guard gibibytes > 0, gibibytes <= 65536 else {
             throw .option(name: "slab-gb", reason: "\(gibibytes) is not above 0 and at most 65536")
         }
-        return .bytes(Int(gibibytes * 1_073_741_824))
+        return Int(gibibytes * 1_073_741_824)
     }
 
     private func address(
@@ -190,5 +203,26 @@ package struct NodeOptions: ParsableArguments {
         let format = LogFormat(rawValue: logFormat) ?? .text
         let level = Logger.Level(rawValue: logLevel) ?? .info
         return Logger(label: process) { LineLogHandler(label: $0, format: format, level: level) }
+    }
+}
+
+extension RDMAChoice {
+    /// What `--rdma` says.
+    init(option text: String) throws(NodeError) {
+        guard let choice = RDMAChoice(text) else {
+            throw .option(name: "rdma", reason: "\(text) is none of auto, off, DEVICE, DEVICE:PORT")
+        }
+        self = choice
+    }
+}
+
+extension RDMAWindows {
+    /// What `--rdma-windows` says.
+    init(option text: String) throws(NodeError) {
+        guard let windows = RDMAWindows(rawValue: text) else {
+            let names = RDMAWindows.allCases.map(\.rawValue).joined(separator: ", ")
+            throw .option(name: "rdma-windows", reason: "\(text) is none of \(names)")
+        }
+        self = windows
     }
 }

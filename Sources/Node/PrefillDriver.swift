@@ -105,6 +105,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
         dialing.lanesPerPeer = configuration.lanesPerPeer
         dialing.digests = configuration.digests
         dialing.table = table
+        dialing.rdma = configuration.rdma
         lanes.bind(
             LanePool(
                 configuration: dialing, slab: memory.region, incarnation: incarnation,
@@ -124,7 +125,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
 
     package func load() -> NodeLoad {
         let engine = engine.current?.snapshot() ?? EngineSnapshot(pages: memory.counts)
-        let counters = lanes.current?.counters ?? LaneCounters()
+        let counters = lanes.current?.tally.total ?? LaneCounters()
         let report = laneReport()
         let now = now
         var load = NodeLoad(engine: engine, lanes: counters)
@@ -262,8 +263,11 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
             let all = Set(state.peers.values.joined())
             state.effects.append(
                 .setPeers(
-                    all.map { LanePeer(decode: $0.incarnation, address: $0.laneAddress, name: $0.name) }
-                        .sorted { $0.name < $1.name }))
+                    all.map {
+                        LanePeer(
+                            decode: $0.incarnation, address: $0.laneAddress, name: $0.name,
+                            rdmaAddresses: $0.rdmaAddresses)
+                    }.sorted { $0.name < $1.name }))
             return []
         }
     }
@@ -283,7 +287,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
                 let counts = state.handoffs.laneCounts(to: peer.decode)
                 return PeerLanes(
                     decode: peer.decode, idle: counts.idle, busy: counts.busy, transport: peer.transport,
-                    error: peer.lastError ?? "")
+                    error: peer.lastError ?? "", reason: peer.reason ?? "")
             }
         }
     }
@@ -452,7 +456,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
 
     private func collect() {
         if let snapshot = engine.current?.snapshot() { metrics.update(snapshot) }
-        if let counters = lanes.current?.counters { metrics.update(counters) }
+        if let tally = lanes.current?.tally { metrics.lanes.update(tally) }
         if let scrubber = scrubber.current { metrics.update(scrubber.counters, passes: table.passes) }
         let report = laneReport()
         state.withLock { state in

@@ -107,7 +107,8 @@ package struct NodeTable: Sendable {
     package func peers(of prefill: Entry) -> [PeerAddress] {
         decodes.filter { $0.group == prefill.group }.map {
             PeerAddress(
-                incarnation: $0.id, laneAddress: $0.registration.laneAddress, name: $0.registration.name)
+                incarnation: $0.id, laneAddress: $0.registration.laneAddress, name: $0.registration.name,
+                rdmaAddresses: $0.registration.rdmaAddresses)
         }
     }
 

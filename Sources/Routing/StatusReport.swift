@@ -50,6 +50,7 @@ extension RoutingCore {
             "incarnation": .string(node.id.text),
             "http": .string(registration.httpAddress),
             "lane_address": .string(registration.laneAddress),
+            "rdma_addresses": .array(registration.rdmaAddresses.map { .string($0) }),
             "version": .string(registration.version),
             "attached_s": .int((now - node.joined).components.seconds),
             "compatibility": [
@@ -74,12 +75,22 @@ extension RoutingCore {
             "lanes": [
                 "idle": count(load.lanesIdle), "busy": count(load.lanesBusy),
                 "errors": .array(node.lanes.values.map(\.error).filter { !$0.isEmpty }.sorted().map { .string($0) }),
+                "peers": .array(node.lanes.sorted { $0.key.value < $1.key.value }.map { peerReport($0.value) }),
             ],
             "open_handoffs": count(load.openHandoffs),
             "stale_writes": count(load.staleWrites), "fences": count(load.fences),
             "digest_mismatches": count(load.digestMismatches), "preemptions": count(load.preemptions),
             "contract": contractReport(load),
             "last_error": .string(lastError),
+        ]
+    }
+
+    /// How a prefill node reaches a decode node.
+    private func peerReport(_ lanes: PeerLanes) -> JSON {
+        [
+            "decode": .string(nodes[lanes.decode]?.registration.name ?? lanes.decode.text),
+            "transport": .string(lanes.transport), "reason": .string(lanes.reason),
+            "idle": .int(Int64(lanes.idle)), "busy": .int(Int64(lanes.busy)),
         ]
     }
 

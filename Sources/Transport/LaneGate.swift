@@ -39,11 +39,29 @@ final class LaneGate: Sendable {
 
     private let guarded = Monitor(Guarded())
     private let fenced = Atomic(false)
+    /// Whether every record passes here. Where an adapter lands bytes by itself, only the digests tell whether all are
+    /// there.
+    private let seesWrites: Bool
+
+    init(seesWrites: Bool = true) { self.seesWrites = seesWrites }
 
     /// Whether the thread must leave; looked at before every read into the slab.
     var isFenced: Bool { fenced.load(ordering: .acquiring) }
 
     func fence() { fenced.store(true, ordering: .releasing) }
+
+    /// Closes the gate to further grants, unless one is open.
+    func retire() -> Bool {
+        guarded.withLock { guarded in
+            switch guarded.state {
+            case .idle, .completed:
+                fence()
+                return true
+            case .bound, .landing, .closed:
+                return false
+            }
+        }
+    }
 
     // MARK: The node
 
@@ -78,6 +96,17 @@ final class LaneGate: Sendable {
         }
     }
 
+    /// Whether this epoch is granted and not completed.
+    func isOpen(_ epoch: LaneEpoch) -> Bool {
+        guarded.withLock { guarded in
+            guard guarded.epoch == epoch else { return false }
+            switch guarded.state {
+            case .bound, .landing: return true
+            case .idle, .completed, .closed: return false
+            }
+        }
+    }
+
     /// The digests of the pages of this epoch, as the completion record has them and as they landed; nil unless
     /// it has completed.
     func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest])? {
@@ -94,7 +123,7 @@ final class LaneGate: Sendable {
         let entered = guarded.withLock { guarded -> Result<BoundGrant, LaneViolation> in
             guard case .bound(let grant) = guarded.state else { return .failure(.stale("nothing is granted")) }
             do throws(LaneViolation) {
-                try grant.check(header)
+                try grant.check(header, countsRecords: true)
                 try grant.check(ranges, shape: shape)
             } catch {
                 return .failure(error)
@@ -118,7 +147,7 @@ final class LaneGate: Sendable {
         let expected = guarded.withLock { guarded -> Result<[SlotRef], LaneViolation> in
             guard case .bound(let grant) = guarded.state else { return .failure(.stale("nothing is granted")) }
             do throws(LaneViolation) {
-                try grant.check(header)
+                try grant.check(header, countsRecords: seesWrites)
             } catch {
                 return .failure(error)
             }
@@ -143,7 +172,7 @@ final class LaneGate: Sendable {
             guard record.pages.map(\.slot) == grant.terms.slots else {
                 return .failure(.stale("the completion record names other slots or generations"))
             }
-            guard grant.isFilled(shape) else {
+            guard !seesWrites || grant.isFilled(shape) else {
                 return .failure(.malformed("a completion record before the last byte"))
             }
             guarded.state = .completed(expected: expected, landed: reading ?? grant.digests)
@@ -175,10 +204,10 @@ struct BoundGrant: Sendable {
 
     func isFilled(_ shape: PageShape) -> Bool { landed.allSatisfy { $0 == shape.pageBytes } }
 
-    func check(_ header: FrameHeader) throws(LaneViolation) {
+    func check(_ header: FrameHeader, countsRecords: Bool) throws(LaneViolation) {
         guard header.handoff == terms.handoff else { throw .stale("a write of another handoff") }
         guard header.epoch == terms.epoch else { throw .stale("a write of epoch \(header.epoch.value)") }
-        guard header.sequence == records &+ 1 else {
+        guard !countsRecords || header.sequence == records &+ 1 else {
             throw .malformed("record \(header.sequence) after record \(records)")
         }
     }

@@ -6,11 +6,14 @@ package struct LanePeer: Sendable, Hashable {
     /// `HOST:PORT` of its lane listener.
     package let address: String
     package let name: String
+    /// Where it accepts lanes over RDMA, each `HOST:PORT`; none when it has no adapter.
+    package let rdmaAddresses: [String]
 
-    package init(decode: Incarnation, address: String, name: String) {
+    package init(decode: Incarnation, address: String, name: String, rdmaAddresses: [String] = []) {
         self.decode = decode
         self.address = address
         self.name = name
+        self.rdmaAddresses = rdmaAddresses
     }
 }
 
@@ -19,7 +22,10 @@ package struct PeerLanesState: Sendable, Equatable {
     package let decode: Incarnation
     package let name: String
     package let address: String
+    /// `rdma`, `tcp`, or both while one replaces the other.
     package let transport: String
+    /// Why it is not RDMA; nil when it is.
+    package let reason: String?
     package let connected: Int
     package let wanted: Int
     /// Why there are fewer than wanted; nil when there are not.
@@ -43,6 +49,12 @@ package final class LanePool: Sendable {
         package var digests = DigestMode.sealed
         /// Where the digests of pages are kept that may be sent again; nil: nowhere.
         package var table: DigestTable?
+        package var rdma = RDMAChoice.auto
+        /// Lanes over RDMA in a row that carry nothing before TCP is used for a while. One may be fenced for an abort.
+        package var rdmaUnprovenMax = 8
+        /// Between attempts over RDMA to a node that is reached over TCP meanwhile: at first, and at most.
+        package var rdmaRetryMin: Duration = .seconds(1)
+        package var rdmaRetryMax: Duration = .seconds(30)
 
         package init() {}
     }
@@ -51,10 +63,33 @@ package final class LanePool: Sendable {
         let peer: LanePeer
         /// Told apart from an earlier entry of the same peer, whose dialing thread must not serve this one.
         let serial: UInt64
-        var lanes: [LaneID: SendLane] = [:]
+        var lanes: [LaneID: any SendingLane] = [:]
         /// False when its dialing thread could not be started.
         var isDialed = true
         var lastError: String?
+        /// Why RDMA did not work the last time, and when to try it again.
+        var rdmaError: String?
+        var rdmaRetry: (at: Instant, pause: Duration)?
+        /// Attempts over RDMA, for the next to begin with another pair of adapters.
+        var rdmaAttempts = 0
+        /// Lanes over RDMA in a row that the peer closed before anything was acknowledged.
+        var rdmaUnproven = 0
+
+        func count(_ transport: LaneTransport) -> Int { lanes.values.count { $0.transport == transport } }
+
+        /// What the next lane should be; nil when there are enough. RDMA where it works, beside TCP lanes that then go.
+        func wants(_ lanesPerPeer: Int, rdma: RDMAChoice) -> LaneTransport? {
+            let mayTry = rdma != .off && !peer.rdmaAddresses.isEmpty && rdmaRetry?.at.hasPassed != false
+            if mayTry, count(.rdma) < lanesPerPeer { return .rdma }
+            return lanes.count < lanesPerPeer ? .tcp : nil
+        }
+
+        func reason(_ rdma: RDMAChoice) -> String? {
+            if !lanes.isEmpty, count(.tcp) == 0 { return nil }
+            if rdma == .off { return "--rdma is off" }
+            if peer.rdmaAddresses.isEmpty { return "\(peer.name) has no RDMA device in use" }
+            return rdmaError
+        }
     }
 
     /// What one dialing thread works for.
@@ -80,7 +115,8 @@ package final class LanePool: Sendable {
     private let dialThreads = ThreadGroup()
     private let laneThreads = ThreadGroup()
     private let table = Monitor(Table())
-    private let totals = Monitor(LaneCounters())
+    private let tallies = LaneTallies()
+    private let domains: RDMADomains
 
     package init(
         configuration: Configuration = Configuration(), slab: SlabRegion, incarnation: Incarnation,
@@ -90,6 +126,8 @@ package final class LanePool: Sendable {
         self.slab = slab
         self.incarnation = incarnation
         self.onEvent = onEvent
+        // What is read from needs no windows.
+        domains = RDMADomains(slab: slab, windows: .off, isWritten: false)
     }
 
     // MARK: The node
@@ -97,9 +135,9 @@ package final class LanePool: Sendable {
     /// Replaces the list of decode nodes. Lanes to those that are no longer in it are closed.
     package func setPeers(_ peers: [LanePeer]) {
         let wanted = Dictionary(peers.map { ($0.decode, $0) }, uniquingKeysWith: { first, _ in first })
-        let (closing, fresh) = table.update { table -> ([SendLane], [Target]) in
+        let (closing, fresh) = table.update { table -> ([any SendingLane], [Target]) in
             guard !table.stopping else { return ([], []) }
-            var closing: [SendLane] = []
+            var closing: [any SendingLane] = []
             for (decode, peer) in table.peers where wanted[decode] != peer.peer {
                 closing += peer.lanes.values
                 table.peers[decode] = nil
@@ -145,14 +183,16 @@ package final class LanePool: Sendable {
         self.lane(lane)?.stop(LaneCloseReason(.fenced))
     }
 
-    package var counters: LaneCounters { totals.withLock { $0 } }
+    package var tally: LaneTally { tallies.tally }
 
     package func snapshot() -> [PeerLanesState] {
         table.withLock { table in
             table.peers.values.map { peer in
                 PeerLanesState(
-                    decode: peer.peer.decode, name: peer.peer.name, address: peer.peer.address, transport: "tcp",
-                    connected: peer.lanes.count, wanted: configuration.lanesPerPeer,
+                    decode: peer.peer.decode, name: peer.peer.name, address: peer.peer.address,
+                    transport: Set(peer.lanes.values.map(\.transport.rawValue)).sorted().joined(separator: "+"),
+                    reason: peer.reason(configuration.rdma), connected: peer.lanes.count,
+                    wanted: configuration.lanesPerPeer,
                     lastError: peer.lanes.count < configuration.lanesPerPeer ? peer.lastError : nil)
             }
         }.sorted { $0.name < $1.name }
@@ -170,7 +210,7 @@ package final class LanePool: Sendable {
         laneThreads.waitForAll()
     }
 
-    private func lane(_ key: LaneKey) -> SendLane? {
+    private func lane(_ key: LaneKey) -> (any SendingLane)? {
         table.withLock { $0.peers[key.decode]?.lanes[key.lane] }
     }
 
@@ -190,49 +230,120 @@ package final class LanePool: Sendable {
 
     private func dial(_ target: Target) {
         var backoff = configuration.backoffMin
-        while waitUntilNeeded(target) {
+        while let transport = nextTransport(target) {
             if table.withLock({ $0.peers[target.peer.decode]?.lastError }) != nil {
                 pause(configuration.reconnectPause, target)
             }
-            let hello = LaneHello(
-                prefill: incarnation, decode: target.peer.decode, shape: slab.shape,
-                digests: configuration.digests.makesDigests)
-            let attempt = LaneDial(
-                address: target.peer.address, hello: hello, timeout: configuration.dialTimeout,
-                isWanted: { [self] in table.withLock { $0.wants(target) } })
             do throws(TransportError) {
-                try open(try attempt.connect(), to: target)
+                switch transport {
+                case .tcp: try open(try connectOverTCP(target), to: target)
+                case .rdma: try open(try connectOverRDMA(target), to: target)
+                }
                 backoff = configuration.backoffMin
             } catch {
-                totals.withLock { $0.dialFailures += 1 }
-                table.withLock { table in
-                    if table.wants(target) { table.peers[target.peer.decode]?.lastError = error.message }
-                }
+                tallies[transport.rawValue].withLock { $0.dialFailures += 1 }
+                note(error, transport, target)
+                // Then it is tried over TCP, at once.
+                if transport == .rdma { continue }
                 pause(backoff, target)
                 backoff = min(backoff * 2, configuration.backoffMax)
             }
         }
     }
 
-    /// Waits while there are lanes enough; false when the peer is not wanted any more.
-    private func waitUntilNeeded(_ target: Target) -> Bool {
-        let needed = table.wait(until: nil) { table -> Bool? in
-            guard table.wants(target) else { return false }
-            let count = table.peers[target.peer.decode]?.lanes.count ?? 0
-            return count < configuration.lanesPerPeer ? true : nil
+    private func note(_ error: TransportError, _ transport: LaneTransport, _ target: Target) {
+        table.withLock { table in
+            guard table.wants(target) else { return }
+            let decode = target.peer.decode
+            switch transport {
+            case .tcp: table.peers[decode]?.lastError = error.message
+            case .rdma: leaveRDMA(&table, decode, because: error.message)
+            }
         }
-        return needed ?? false
+    }
+
+    /// TCP for a while, which is longer each time until something is acknowledged over RDMA.
+    private func leaveRDMA(_ table: inout Table, _ decode: Incarnation, because reason: String) {
+        let last = table.peers[decode]?.rdmaRetry?.pause
+        let pause = last.map { min($0 * 2, configuration.rdmaRetryMax) } ?? configuration.rdmaRetryMin
+        table.peers[decode]?.rdmaError = reason
+        table.peers[decode]?.rdmaRetry = (.after(pause), pause)
+        table.peers[decode]?.rdmaUnproven = 0
+    }
+
+    private func hello(to target: Target) -> LaneHello {
+        LaneHello(
+            prefill: incarnation, decode: target.peer.decode, shape: slab.shape,
+            digests: configuration.digests.makesDigests)
+    }
+
+    private func connectOverTCP(_ target: Target) throws(TransportError) -> any SendingLane {
+        let connected = try TCPDial(
+            address: target.peer.address, hello: hello(to: target), timeout: configuration.dialTimeout,
+            isWanted: { [self] in table.withLock { $0.wants(target) } }
+        ).connect()
+        return try TCPSendLane(
+            key: LaneKey(decode: target.peer.decode, lane: connected.lane), socket: connected.socket, slab: slab,
+            digests: configuration.digests.makesDigests, table: configuration.table, tallies: tallies)
+    }
+
+    /// Over the next of the adapters on either side, in turn; over another where they do not reach each other.
+    private func connectOverRDMA(_ target: Target) throws(TransportError) -> any SendingLane {
+        let local = try RDMAPort.usable(configuration.rdma, near: slab.numaNode).compactMap(\.addresses.first)
+        let turn = table.withLock { table -> Int in
+            table.peers[target.peer.decode]?.rdmaAttempts += 1
+            return (table.peers[target.peer.decode]?.rdmaAttempts ?? 1) - 1
+        }
+        let remote = target.peer.rdmaAddresses
+        var lastError = TransportError(.refused, "\(target.peer.name) has no RDMA device")
+        // All together take no longer than one, for lanes over TCP wait behind them.
+        let pairs = local.count * remote.count
+        let deadline = Instant.after(configuration.dialTimeout)
+        for step in 0..<pairs where step == 0 || !deadline.hasPassed {
+            let dial = RDMADial(
+                address: remote[(turn + step) % remote.count],
+                source: local[(turn + step / remote.count) % local.count], hello: hello(to: target),
+                timeout: max(configuration.dialTimeout / pairs, .milliseconds(500)), domains: domains,
+                isWanted: { [self] in table.withLock { $0.wants(target) } })
+            do throws(TransportError) {
+                let connected = try dial.connect()
+                return try RDMASendLane(
+                    key: LaneKey(decode: target.peer.decode, lane: connected.lane), connected: connected, slab: slab,
+                    digests: configuration.digests.makesDigests, table: configuration.table, tallies: tallies)
+            } catch {
+                lastError = error
+            }
+        }
+        throw lastError
+    }
+
+    /// Looks whether the lanes' devices are there, and says when to look again, or to try RDMA again. Nothing of a lane
+    /// is kept meanwhile: its device could not be let go of.
+    private func nextLook(_ target: Target) -> Instant? {
+        let lanes = table.withLock { table in table.peers[target.peer.decode].map { Array($0.lanes.values) } ?? [] }
+        for lane in lanes { lane.checkDevice() }
+        let retry = table.withLock { $0.peers[target.peer.decode]?.rdmaRetry?.at }
+        let look = lanes.contains { $0.transport == .rdma } ? Instant.after(RDMAAcceptor.lookInterval) : nil
+        return [retry.flatMap { $0.hasPassed ? nil : $0 }, look].compactMap { $0 }.min()
+    }
+
+    /// Waits until another lane is needed; nil when the peer is not wanted any more.
+    private func nextTransport(_ target: Target) -> LaneTransport? {
+        while true {
+            let found = table.wait(until: nextLook(target)) { table -> LaneTransport?? in
+                guard table.wants(target), let peer = table.peers[target.peer.decode] else { return .some(nil) }
+                return peer.wants(configuration.lanesPerPeer, rdma: configuration.rdma).map { .some($0) }
+            }
+            if let found { return found }
+        }
     }
 
     private func pause(_ time: Duration, _ target: Target) {
         _ = table.wait(until: .after(time)) { $0.wants(target) ? nil : true }
     }
 
-    private func open(_ connected: LaneDial.Connected, to target: Target) throws(TransportError) {
-        let key = LaneKey(decode: target.peer.decode, lane: connected.lane)
-        let lane = try SendLane(
-            key: key, socket: connected.socket, slab: slab, digests: configuration.digests.makesDigests,
-            table: configuration.table, counters: totals)
+    private func open(_ lane: any SendingLane, to target: Target) throws(TransportError) {
+        let key = lane.key
         let isFresh = table.update { table -> Bool? in
             guard table.wants(target) else { return nil }
             guard table.live.insert(key).inserted else { return false }
@@ -254,13 +365,16 @@ package final class LanePool: Sendable {
 
     // MARK: One lane, on its own thread
 
-    private func serve(_ lane: SendLane) {
+    private func serve(_ lane: any SendingLane) {
         let key = lane.key
-        totals.withLock { $0.opened += 1 }
+        lane.counters.withLock { $0.opened += 1 }
         onEvent(.opened(key))
+        var isProven = false
         let reason = lane.run { [self] answer in
             switch answer {
             case .acknowledged(let handoff, let epoch, let records):
+                if lane.transport == .rdma, !isProven { prove(lane) }
+                isProven = true
                 onEvent(.acknowledged(key, handoff, epoch, records: records))
             case .completionAcknowledged(let handoff, let epoch):
                 onEvent(.completionAcknowledged(key, handoff, epoch))
@@ -268,18 +382,40 @@ package final class LanePool: Sendable {
                 onEvent(.sourceChanged(handoff, slot, mismatches))
             }
         }
-        totals.withLock { $0.closed[reason.kind, default: 0] += 1 }
+        lane.counters.withLock { $0.closed[reason.kind, default: 0] += 1 }
         // Before the table, so that a lane with this number can't be opened again before it is closed.
         onEvent(.closed(key, reason))
-        remove(lane, because: reason)
+        remove(lane, because: reason, isProven: isProven)
     }
 
-    private func remove(_ lane: SendLane, because reason: LaneCloseReason? = nil) {
-        table.update { table in
-            table.live.remove(lane.key)
-            guard table.peers[lane.key.decode]?.lanes[lane.key.lane] === lane else { return }
-            table.peers[lane.key.decode]?.lanes[lane.key.lane] = nil
-            if let reason { table.peers[lane.key.decode]?.lastError = reason.description }
+    /// Something has arrived over RDMA: it works.
+    private func prove(_ lane: any SendingLane) {
+        table.withLock { table in
+            table.peers[lane.key.decode]?.rdmaError = nil
+            table.peers[lane.key.decode]?.rdmaRetry = nil
+            table.peers[lane.key.decode]?.rdmaUnproven = 0
         }
+    }
+
+    private func remove(_ lane: any SendingLane, because reason: LaneCloseReason? = nil, isProven: Bool = false) {
+        let others = table.update { table -> [any SendingLane] in
+            table.live.remove(lane.key)
+            guard table.peers[lane.key.decode]?.lanes[lane.key.lane] === lane else { return [] }
+            table.peers[lane.key.decode]?.lanes[lane.key.lane] = nil
+            guard let reason else { return [] }
+            table.peers[lane.key.decode]?.lastError = reason.description
+            guard lane.transport == .rdma else { return [] }
+            if reason.kind == .peerClosed, !isProven { table.peers[lane.key.decode]?.rdmaUnproven += 1 }
+            let unproven = table.peers[lane.key.decode]?.rdmaUnproven ?? 0
+            guard reason.meansNoPath || unproven >= configuration.rdmaUnprovenMax else { return [] }
+            // Once for all lanes that end of one cause.
+            if table.peers[lane.key.decode]?.rdmaRetry?.at.hasPassed != false {
+                leaveRDMA(&table, lane.key.decode, because: "lanes over RDMA ended: \(reason)")
+            }
+            guard reason.meansNoPath else { return [] }
+            return table.peers[lane.key.decode]?.lanes.values.filter { $0.transport == .rdma } ?? []
+        }
+        // An idle lane does not notice that nothing gets through any more.
+        for other in others { other.stop(LaneCloseReason(.timeout, "as another lane found out")) }
     }
 }

@@ -7,6 +7,8 @@ package struct LaneCloseReason: Sendable, Hashable, CustomStringConvertible {
         case peerClosed
         /// This side fenced it.
         case fenced
+        /// A better lane took its place.
+        case superseded
         /// This process shuts down, or the peer is not wanted any more.
         case shutdown
         /// A record of an older handoff, epoch or generation.
@@ -26,6 +28,9 @@ package struct LaneCloseReason: Sendable, Hashable, CustomStringConvertible {
         self.detail = detail
     }
 
+    /// Whether it ended because what is sent does not arrive, rather than by anybody's will.
+    var meansNoPath: Bool { kind == .timeout || kind == .system }
+
     package var description: String { detail.isEmpty ? kind.rawValue : "\(kind.rawValue): \(detail)" }
 
     init(after failure: Socket.Failure, _ doing: String) {
@@ -41,30 +46,7 @@ package struct LaneCloseReason: Sendable, Hashable, CustomStringConvertible {
 /// Why the decode node turned a connection away before it became a lane.
 package enum LaneRefusal: String, Sendable, Hashable, CaseIterable {
     case notALane, wrongVersion, wrongDecodeNode, wrongLayout, digestsDiffer, tooManyLanes, tooManyOfPeer, helloTimeout
-    case noThread
-}
-
-/// What the lanes of a process have done.
-package struct LaneCounters: Sendable {
-    package var opened = 0
-    package var closed: [LaneCloseReason.Kind: Int] = [:]
-    package var refused: [LaneRefusal: Int] = [:]
-    /// Records turned away because their handoff, epoch or generation is over.
-    package var staleWritesRejected = 0
-    package var protocolErrors = 0
-    package var records = 0
-    package var bytes = 0
-    package var completions = 0
-    package var digestMismatches = 0
-    /// Completions without digests, because both ends have them off.
-    package var uncheckedCompletions = 0
-    package var fences = 0
-    package var fenceTotal = Duration.zero
-    package var fenceMax = Duration.zero
-    /// Connection attempts that failed.
-    package var dialFailures = 0
-
-    package init() {}
+    case noThread, noResources
 }
 
 /// What happens on a decode node's lanes. Called on the lane's thread, with no lock held.

@@ -124,10 +124,11 @@ struct FrameHeader: Equatable {
         case acknowledgement = 3
         case completionAcknowledgement = 4
         case ready = 5
+        case windows = 6
     }
 
     let kind: Kind
-    /// Ranges of a record, pages of a completion record, else 0.
+    /// Ranges of a record, pages of a completion record, windows of a grant, else 0.
     let count: UInt32
     let epoch: LaneEpoch
     let handoff: HandoffID

@@ -4,12 +4,12 @@ import Glibc
 /// and the thread sanitizer understands it.
 ///
 /// `@unchecked Sendable`: `state` is touched only between lock and unlock of `mutex`, and `State` is Sendable.
-final class Monitor<State: Sendable>: @unchecked Sendable {
+package final class Monitor<State: Sendable>: @unchecked Sendable {
     private let mutex: UnsafeMutablePointer<pthread_mutex_t>
     private let condition: UnsafeMutablePointer<pthread_cond_t>
     private var state: State
 
-    init(_ state: State) {
+    package init(_ state: State) {
         self.state = state
         mutex = .allocate(capacity: 1)
         mutex.initialize(to: pthread_mutex_t())
@@ -33,14 +33,14 @@ final class Monitor<State: Sendable>: @unchecked Sendable {
         mutex.deallocate()
     }
 
-    func withLock<Result>(_ body: (inout State) -> Result) -> Result {
+    package func withLock<Result>(_ body: (inout State) -> Result) -> Result {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
         return body(&state)
     }
 
     /// Changes the state and wakes all who wait.
-    func update<Result>(_ body: (inout State) -> Result) -> Result {
+    package func update<Result>(_ body: (inout State) -> Result) -> Result {
         pthread_mutex_lock(mutex)
         defer {
             pthread_cond_broadcast(condition)
@@ -50,7 +50,7 @@ final class Monitor<State: Sendable>: @unchecked Sendable {
     }
 
     /// Waits until `body` gives a value, or the deadline has passed (then nil).
-    func wait<Result>(until deadline: Instant?, _ body: (inout State) -> Result?) -> Result? {
+    package func wait<Result>(until deadline: Instant?, _ body: (inout State) -> Result?) -> Result? {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
         while true {
@@ -67,25 +67,25 @@ final class Monitor<State: Sendable>: @unchecked Sendable {
 }
 
 /// A point on the monotonic clock, in nanoseconds.
-struct Instant: Sendable, Comparable {
+package struct Instant: Sendable, Comparable {
     let nanoseconds: Int64
 
-    static var now: Instant {
+    package static var now: Instant {
         var time = Glibc.timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
         return Instant(nanoseconds: Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec))
     }
 
-    static func after(_ duration: Duration) -> Instant { now + duration }
+    package static func after(_ duration: Duration) -> Instant { now + duration }
 
     static func + (instant: Instant, duration: Duration) -> Instant {
         let (seconds, attoseconds) = duration.components
         return Instant(nanoseconds: instant.nanoseconds + seconds * 1_000_000_000 + attoseconds / 1_000_000_000)
     }
 
-    static func - (a: Instant, b: Instant) -> Duration { .nanoseconds(a.nanoseconds - b.nanoseconds) }
+    package static func - (a: Instant, b: Instant) -> Duration { .nanoseconds(a.nanoseconds - b.nanoseconds) }
 
-    static func < (a: Instant, b: Instant) -> Bool { a.nanoseconds < b.nanoseconds }
+    package static func < (a: Instant, b: Instant) -> Bool { a.nanoseconds < b.nanoseconds }
 
     var hasPassed: Bool { self <= .now }
 

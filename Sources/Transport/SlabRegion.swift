@@ -1,3 +1,4 @@
+import CRDMA
 package import Handoff
 
 /// The memory that lanes read from and write to: `slotCount` pages, one after the other.
@@ -14,6 +15,12 @@ package struct SlabRegion: @unchecked Sendable {
         self.base = base
         self.slotCount = slotCount
         self.shape = shape
+    }
+
+    /// The NUMA node it begins on; nil where the system does not say.
+    var numaNode: Int? {
+        let node = crdma_numa_node(base)
+        return node < 0 ? nil : Int(node)
     }
 
     /// Where a slot's bytes are. The index must be one of this slab's.

@@ -6,7 +6,7 @@ import Transport
 struct Bench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench", abstract: "Measures parts of Baton; `make bench` puts the figures beside their peers.",
-        subcommands: [EngineBenchmark.self, LaneBenchmarkCommand.self, DigestBenchmark.self])
+        subcommands: [EngineBenchmark.self, LaneBenchmarkCommand.self, FenceBenchmark.self, DigestBenchmark.self])
 
     static func main() async {
         if runLaneReceiverIfAsked(Array(CommandLine.arguments.dropFirst())) { return }
@@ -19,7 +19,7 @@ extension DigestMode: ExpressibleByArgument {}
 /// KV pages from one process to another over a lane.
 struct LaneBenchmarkCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "lanes", abstract: "KV handoff over a TCP lane between two processes on this host.")
+        commandName: "lanes", abstract: "KV handoff over a lane between two processes on this host.")
 
     @Option(help: "Bytes of a page.")
     var block = 65536
@@ -33,6 +33,12 @@ struct LaneBenchmarkCommand: ParsableCommand {
     @Option(help: "Digests of the pages: off, sealed or scrub.")
     var digests = DigestMode.sealed
 
+    @Option(help: ArgumentHelp("Over RDMA, by the device with this address; default is TCP.", valueName: "address"))
+    var rdma: String?
+
+    @Option(help: "Memory windows of the device: auto, on or off.")
+    var windows = RDMAWindows.auto
+
     func validate() throws {
         guard block >= 64, total >= block, iterations > 0 else {
             throw ValidationError("--block must be at least 64, --total at least --block, --iterations positive.")
@@ -40,6 +46,8 @@ struct LaneBenchmarkCommand: ParsableCommand {
     }
 
     func run() throws {
-        try runLaneBenchmark(pageBytes: block, totalBytes: total, iterations: iterations, digests: digests)
+        try runLaneBenchmark(
+            pageBytes: block, totalBytes: total, iterations: iterations, digests: digests,
+            rdmaHost: rdma, windows: windows)
     }
 }

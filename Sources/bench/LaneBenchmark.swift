@@ -3,7 +3,7 @@ import Handoff
 import Synchronization
 import Transport
 
-/// How fast KV pages go from one process to another over a TCP lane: the shipping lanes driven by the shipping
+/// How fast KV pages go from one process to another over a lane: the shipping lanes driven by the shipping
 /// state machines, from the first posted write to the acknowledged completion record, sealed on the other side.
 ///
 /// The receiver is a second process: this executable again, with `laneReceiverCommand` as its first argument.
@@ -13,6 +13,9 @@ struct LaneBenchmark {
     var iterations: Int
     var digests: DigestMode
     var layers = 1
+    /// The address of an RDMA device for lanes over it; nil: over TCP, on loopback.
+    var rdmaHost: String?
+    var windows = RDMAWindows.auto
 
     var pages: Int { totalBytes / pageBytes }
     var shape: PageShape { PageShape(layers: layers, layerBytes: pageBytes / layers) }
@@ -34,11 +37,14 @@ private let warmups = 2
 func runLaneReceiverIfAsked(_ arguments: [String]) -> Bool {
     guard arguments.first == laneReceiverCommand else { return false }
     let numbers = arguments.dropFirst().compactMap { Int($0) }
-    guard numbers.count == 4, numbers[0] > 0, numbers[1] >= numbers[0], let word = arguments.last,
-        let digests = DigestMode(rawValue: word)
+    let words = Array(arguments.suffix(3))
+    guard numbers.count == 4, numbers[0] > 0, numbers[1] >= numbers[0], words.count == 3,
+        let digests = DigestMode(rawValue: words[0]), let windows = RDMAWindows(rawValue: words[2])
     else { return false }
+    let host = words[1]
     let benchmark = LaneBenchmark(
-        pageBytes: numbers[0], totalBytes: numbers[1], iterations: numbers[2], digests: digests, layers: numbers[3])
+        pageBytes: numbers[0], totalBytes: numbers[1], iterations: numbers[2], digests: digests, layers: numbers[3],
+        rdmaHost: host == "-" ? nil : host, windows: windows)
     do {
         try LaneReceiver(benchmark).run()
     } catch {
@@ -47,23 +53,37 @@ func runLaneReceiverIfAsked(_ arguments: [String]) -> Bool {
     return true
 }
 
-/// Measures and prints one line of JSON: GB/s (10^9 bytes) and CPU seconds of both processes per GB.
+/// Measures and prints one line of JSON: GB/s (10^9 bytes), microseconds of a handoff, and CPU seconds of both processes
+/// per GB.
 @discardableResult
-func runLaneBenchmark(pageBytes: Int, totalBytes: Int, iterations: Int, digests: DigestMode) throws -> String {
+func runLaneBenchmark(
+    pageBytes: Int, totalBytes: Int, iterations: Int, digests: DigestMode, rdmaHost: String? = nil,
+    windows: RDMAWindows = .auto
+) throws -> String {
     let benchmark = LaneBenchmark(
-        pageBytes: pageBytes, totalBytes: totalBytes, iterations: iterations, digests: digests)
+        pageBytes: pageBytes, totalBytes: totalBytes, iterations: iterations, digests: digests, rdmaHost: rdmaHost,
+        windows: windows)
     let (seconds, cpu) = try benchmark.measure()
     let bytes = Double(benchmark.pages * pageBytes)
     let rates = seconds.map { bytes / $0 / 1e9 }.sorted()
+    let micros = seconds.map { $0 * 1e6 }.sorted()
     func three(_ value: Double) -> String { "\((value * 1000).rounded() / 1000)" }
     let json = """
-        {"benchmark": "lane", "transport": "tcp", "page_bytes": \(pageBytes), "pages": \(benchmark.pages), \
+        {"benchmark": "lane", "transport": "\(rdmaHost == nil ? "tcp" : "rdma")", "page_bytes": \(pageBytes), "pages": \(benchmark.pages), \
         "iterations": \(iterations), "digests": "\(digests.rawValue)", "gb_per_second": {"min": \(three(rates[0])), \
         "median": \(three(rates[rates.count / 2])), "max": \(three(rates[rates.count - 1]))}, \
+        "microseconds": {"median": \(three(micros[micros.count / 2])), "p99": \(three(micros[micros.count * 99 / 100]))}, \
         "cpu_seconds_per_gb": \(three(cpu / (bytes * Double(iterations) / 1e9)))}
         """
     print(json)
     return json
+}
+
+/// Of a clock that both processes share.
+private func monotonicSeconds() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
 }
 
 private func cpuSeconds() -> Double {
@@ -115,8 +135,9 @@ private struct LaneReceiver {
     private struct State: ~Copyable {
         var pool: SlotPool
         var handoffs: DecodeHandoffs
-        var sealed = 0
         var lanes = 0
+        /// When the last handoff was.
+        var sealedAt = 0.0
     }
 
     private final class Shared: Sendable {
@@ -138,12 +159,17 @@ private struct LaneReceiver {
         self.shared = shared
         let reference = Mutex<LaneListener?>(nil)
         let box = ListenerBox(reference)
-        var configuration = LaneListener.Configuration(host: "127.0.0.1", port: 0)
+        var configuration = LaneListener.Configuration(host: benchmark.rdmaHost ?? "127.0.0.1", port: 0)
         configuration.digests = benchmark.digests
+        configuration.rdma = benchmark.rdmaHost == nil ? .off : .auto
+        configuration.rdmaWindows = benchmark.windows
         listener = try LaneListener(
             configuration: configuration, slab: try makeSlab(benchmark), incarnation: shared.incarnation
         ) { event in LaneReceiver.handle(event, shared, box) }
         box.listener.withLock { $0 = listener }
+        if let absence = listener.rdmaAbsence, benchmark.rdmaHost != nil {
+            throw LaneBenchmarkError(description: absence)
+        }
     }
 
     private final class ListenerBox: Sendable {
@@ -155,7 +181,7 @@ private struct LaneReceiver {
         try send([UInt64(listener.port), shared.incarnation.value], to: STDOUT_FILENO)
         while let request = try? receive(1, of: UInt64(0), from: STDIN_FILENO)[0] {
             let terms = try grant(request)
-            try send([cpuSeconds()], to: STDOUT_FILENO)
+            try send([cpuSeconds(), shared.state.withLock { $0.sealedAt }], to: STDOUT_FILENO)
             try send([terms.lane.value, terms.epoch.value, UInt32(terms.slots.count)], to: STDOUT_FILENO)
             try send(terms.slots.flatMap { [$0.index, $0.generation.value] }, to: STDOUT_FILENO)
         }
@@ -185,7 +211,12 @@ private struct LaneReceiver {
             case .opened(let lane, let peer, _):
                 state.handoffs.laneOpened(lane, peer: peer)
                 state.lanes += 1
-            case .closed(let lane, _, _):
+            case .closed(let lane, let reason, _):
+                // What the other process sees of it is that it is closed.
+                if reason.kind != .peerClosed, reason.kind != .shutdown {
+                    let text = Array("lane benchmark, receiver: the lane ended: \(reason)\n".utf8)
+                    _ = write(STDERR_FILENO, text, text.count)
+                }
                 _ = state.handoffs.laneClosed(lane, pool: &state.pool)
                 state.lanes -= 1
             case .completion(let lane, let epoch, let record):
@@ -196,6 +227,7 @@ private struct LaneReceiver {
                 let actions = state.handoffs.digestsVerified(
                     id, matching: verdict?.allowsSeal ?? false, pool: &state.pool)
                 guard case .startSequence(_, let slots)? = actions.first else { return }
+                state.sealedAt = monotonicSeconds()
                 for slot in slots.shuffled() { state.pool.release(slot) }
                 _ = state.handoffs.finished(id, SequenceEnd(.length, tokens: 0))
             }
@@ -209,25 +241,33 @@ private struct LaneReceiver {
 private struct LaneSender {
     private struct State: ~Copyable {
         var handoffs: PrefillHandoffs
-        var open = false
+    }
+
+    private struct Progress: Sendable {
         var written = 0
         var failed = false
+        /// Why the latest lane ended.
+        var closed: LaneCloseReason?
     }
 
     private final class Shared: Sendable {
         let state: Mutex<State>
         let pool = Mutex<LanePool?>(nil)
+        let progress = Monitor(Progress())
         init(_ shape: PageShape) { state = Mutex(State(handoffs: PrefillHandoffs(shape: shape))) }
 
-        func perform(_ actions: [PrefillAction]) {
+        /// Asks the state machine and does what it says before anybody asks it again: records are posted in its order.
+        func perform(_ decide: (inout State) -> [PrefillAction]) {
             let pool = pool.withLock { $0 }
-            for action in actions {
-                switch action {
-                case .post(let lane, let batch): pool?.post(lane, batch)
-                case .postCompletion(let lane, let terms): pool?.postCompletion(lane, terms)
-                case .sendWritten: state.withLock { $0.written += 1 }
-                case .sendFailed: state.withLock { $0.failed = true }
-                default: break
+            state.withLock { state in
+                for action in decide(&state) {
+                    switch action {
+                    case .post(let lane, let batch): pool?.post(lane, batch)
+                    case .postCompletion(let lane, let terms): pool?.postCompletion(lane, terms)
+                    case .sendWritten: progress.update { $0.written += 1 }
+                    case .sendFailed: progress.update { $0.failed = true }
+                    default: break
+                    }
                 }
             }
         }
@@ -254,6 +294,7 @@ private struct LaneSender {
         var configuration = LanePool.Configuration()
         configuration.lanesPerPeer = 1
         configuration.digests = benchmark.digests
+        configuration.rdma = benchmark.rdmaHost == nil ? .off : .auto
         let pool = LanePool(
             configuration: configuration, slab: try makeSlab(benchmark), incarnation: Incarnation(2)
         ) { event in LaneSender.handle(event, shared) }
@@ -262,29 +303,39 @@ private struct LaneSender {
             shared.pool.withLock { $0 = nil }
             pool.shutdown()
         }
-        pool.setPeers([LanePeer(decode: decode, address: "127.0.0.1:\(hello[0])", name: "receiver")])
+        let address = "\(benchmark.rdmaHost ?? "127.0.0.1"):\(hello[0])"
+        pool.setPeers([
+            LanePeer(
+                decode: decode, address: address, name: "receiver",
+                rdmaAddresses: benchmark.rdmaHost == nil ? [] : [address])
+        ])
 
         let order = (0..<UInt32(benchmark.slots)).shuffled().prefix(benchmark.pages)
         let sources = order.map { SlotRef(index: $0, generation: Generation(1)) }
         var seconds: [Double] = []
         var cpuStart = 0.0
-        for iteration in 0..<(warmups + benchmark.iterations) {
-            let (terms, childCPU) = try askForGrant(UInt64(iteration + 1), receiver, decode)
+        var start = 0.0
+        var written = 0.0
+        for iteration in 0...(warmups + benchmark.iterations) {
+            // One may have been sealed before its sender knew, or after.
+            let (terms, childCPU, sealed) = try askForGrant(UInt64(iteration + 1), receiver, decode)
+            if iteration > warmups { seconds.append(max(written, sealed) - start) }
             if iteration == warmups { cpuStart = cpuSeconds() + childCPU }
-            let start = ContinuousClock.now
+            if iteration == warmups + benchmark.iterations { return (seconds, cpuSeconds() + childCPU - cpuStart) }
+            // A grant comes by way of the router, which takes longer than what the decode node still does for it meanwhile.
+            usleep(2000)
+            start = monotonicSeconds()
             try transfer(terms, sources, number: iteration + 1)
-            let time = (ContinuousClock.now - start).components
-            if iteration >= warmups { seconds.append(Double(time.seconds) + Double(time.attoseconds) / 1e18) }
+            written = monotonicSeconds()
         }
-        let (_, childCPU) = try askForGrant(UInt64(warmups + benchmark.iterations + 1), receiver, decode)
-        return (seconds, cpuSeconds() + childCPU - cpuStart)
+        return (seconds, 0)
     }
 
     private func askForGrant(
         _ request: UInt64, _ receiver: ReceiverProcess, _ decode: Incarnation
-    ) throws -> (GrantTerms, cpu: Double) {
+    ) throws -> (GrantTerms, cpu: Double, sealed: Double) {
         try send([request], to: receiver.input)
-        let cpu = try receive(1, of: 0.0, from: receiver.output)[0]
+        let last = try receive(2, of: 0.0, from: receiver.output)
         let head = try receive(3, of: UInt32(0), from: receiver.output)
         let numbers = try receive(2 * Int(head[2]), of: UInt32(0), from: receiver.output)
         let slots = stride(from: 0, to: numbers.count, by: 2).map {
@@ -293,33 +344,34 @@ private struct LaneSender {
         let id = HandoffID(router: Incarnation(1), request: request, attempt: 1)
         let terms = GrantTerms(
             handoff: id, decode: decode, lane: LaneID(head[0]), epoch: LaneEpoch(head[1]), slots: slots)
-        return (terms, cpu)
+        return (terms, last[0], last[1])
     }
 
     private func transfer(_ terms: GrantTerms, _ sources: [SlotRef], number: Int) throws {
-        let actions = shared.state.withLock { state in
+        shared.perform { state in
             _ = state.handoffs.prefill(terms, pages: sources.count)
             _ = state.handoffs.started(terms.handoff, sources: sources)
             return state.handoffs.pagesReady(terms.handoff, layers: 0..<benchmark.layers, pages: 0..<sources.count)
         }
-        shared.perform(actions)
-        while true {
-            let (written, failed) = shared.state.withLock { ($0.written, $0.failed) }
-            if failed { throw LaneBenchmarkError(description: "the handoff failed") }
-            if written >= number { break }
-            // A short nap, so that this thread takes no time from the lanes that are measured.
-            usleep(50)
+        let progress = shared.progress.wait(until: .after(.seconds(120))) { progress in
+            progress.failed || progress.written >= number ? progress : nil
         }
-        shared.perform(shared.state.withLock { $0.handoffs.release(terms.handoff) })
+        guard let progress, !progress.failed else {
+            let reason = progress?.closed?.description ?? "it took two minutes"
+            throw LaneBenchmarkError(description: "the handoff failed: \(reason)")
+        }
+        shared.perform { $0.handoffs.release(terms.handoff) }
     }
 
     private static func handle(_ event: LanePoolEvent, _ shared: Shared) {
-        let actions = shared.state.withLock { state -> [PrefillAction] in
+        shared.perform { state in
             switch event {
             case .opened(let lane):
                 state.handoffs.laneOpened(lane)
                 return []
-            case .closed(let lane, _): return state.handoffs.laneClosed(lane)
+            case .closed(let lane, let reason):
+                shared.progress.update { $0.closed = reason }
+                return state.handoffs.laneClosed(lane)
             case .acknowledged(let lane, let id, let epoch, let records):
                 return state.handoffs.acknowledged(lane, id, epoch, records: records)
             case .completionAcknowledged(let lane, let id, let epoch):
@@ -327,7 +379,6 @@ private struct LaneSender {
             case .sourceChanged: return []
             }
         }
-        shared.perform(actions)
     }
 }
 
@@ -352,6 +403,7 @@ private struct ReceiverProcess {
         let words = [
             "bench", laneReceiverCommand, "\(benchmark.pageBytes)", "\(benchmark.totalBytes)",
             "\(benchmark.iterations)", "\(benchmark.layers)", benchmark.digests.rawValue,
+            benchmark.rdmaHost ?? "-", benchmark.windows.rawValue,
         ]
         var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) }
         defer { for argument in arguments { free(argument) } }

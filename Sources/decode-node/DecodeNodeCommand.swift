@@ -8,7 +8,7 @@ struct DecodeNodeCommand: AsyncParsableCommand {
         commandName: "decode-node",
         abstract: "Receives KV pages from prefill nodes and generates tokens.",
         version: NodeProcess.version,
-        subcommands: [ServeCommand.self],
+        subcommands: [ServeCommand.self, CheckCommand.self],
         defaultSubcommand: ServeCommand.self)
 }
 
@@ -35,5 +35,31 @@ struct ServeCommand: AsyncParsableCommand {
             configuration.lane = try NodeOptions.address(lane, "lane", ports: 0...65535)
         }
         throw ExitCode(status)
+    }
+}
+
+struct CheckCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "check", abstract: CheckOptions.abstract, discussion: CheckOptions.discussion)
+
+    @OptionGroup var check: CheckOptions
+
+    @Option(help: ArgumentHelp("Where lanes of prefill nodes would be accepted.", valueName: "host:port"))
+    var lane: String?
+
+    func validate() throws { _ = try address() }
+
+    func run() throws {
+        let (output, status) = try check.run(.decode, lane: try address())
+        print(output)
+        throw ExitCode(status)
+    }
+
+    private func address() throws -> HostPort? {
+        do throws(NodeError) {
+            return try lane.map { (text) throws(NodeError) in try NodeOptions.address(text, "lane", ports: 0...65535) }
+        } catch {
+            throw ValidationError(error.description)
+        }
     }
 }

@@ -8,7 +8,7 @@ struct PrefillNodeCommand: AsyncParsableCommand {
         commandName: "prefill-node",
         abstract: "Computes prompts and writes their KV pages to decode nodes.",
         version: NodeProcess.version,
-        subcommands: [ServeCommand.self, EvalCommand.self],
+        subcommands: [ServeCommand.self, CheckCommand.self, EvalCommand.self],
         defaultSubcommand: ServeCommand.self)
 }
 
@@ -20,5 +20,18 @@ struct ServeCommand: AsyncParsableCommand {
 
     func run() async throws {
         throw ExitCode(await NodeProcess.run(.prefill, node))
+    }
+}
+
+struct CheckCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "check", abstract: CheckOptions.abstract, discussion: CheckOptions.discussion)
+
+    @OptionGroup var check: CheckOptions
+
+    func run() throws {
+        let (output, status) = try check.run(.prefill)
+        print(output)
+        throw ExitCode(status)
     }
 }

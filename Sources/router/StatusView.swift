@@ -24,7 +24,29 @@ struct StatusView {
         guard !nodes.isEmpty else {
             return head + "\n\nno node is attached; nodes are started with --router and this router's control address"
         }
-        return head + "\n\n" + table(nodes)
+        let pairs = pairs(nodes)
+        return head + "\n\n" + table(nodes) + (pairs.isEmpty ? "" : "\n\n" + pairs)
+    }
+
+    /// Over what each prefill node reaches each decode node, and why it is not RDMA.
+    private func pairs(_ nodes: [JSON]) -> String {
+        var table = TextTable([("FROM", .left), ("TO", .left), ("LANES", .right), ("OVER", .left)])
+        var isEmpty = true
+        for node in nodes {
+            for peer in node["lanes"]?["peers"]?.array ?? [] {
+                let (idle, busy) = (peer["idle"]?.int ?? 0, peer["busy"]?.int ?? 0)
+                let reason = peer["reason"]?.string ?? ""
+                let transport = peer["transport"]?.string ?? ""
+                table.add([
+                    .init(node["name"]?.string ?? ""), .init(peer["decode"]?.string ?? ""),
+                    .init("\(busy)/\(idle + busy)"),
+                    .init(
+                        (transport.isEmpty ? "-" : transport) + (reason.isEmpty ? "" : ": \(Self.clipped(reason))")),
+                ])
+                isEmpty = false
+            }
+        }
+        return isEmpty ? "" : table.text(style)
     }
 
     private func table(_ nodes: [JSON]) -> String {

@@ -12,6 +12,8 @@ final class Cluster: Sendable {
     let controlPort: Int
     let folder: String
     let modelPath: String
+    /// Where decode nodes take lanes.
+    private let laneHost: String
     private let processes = Mutex<[String: ChildProcess]>([:])
 
     /// The model `make setup` fetched, or the one BATON_MODEL names.
@@ -19,6 +21,9 @@ final class Cluster: Sendable {
         if let named = ProcessInfo.processInfo.environment["BATON_MODEL"], !named.isEmpty { return named }
         return "\(root)/.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
     }()
+
+    /// An address of an RDMA device of this machine: BATON_RDMA_HOST, which `make test-rdma` sets.
+    static let rdmaHost = ProcessInfo.processInfo.environment["BATON_RDMA_HOST"]
 
     /// A small model that is not ``model``.
     static let otherModel = "\(root)/Tests/Fixtures/tiny-llama"
@@ -33,11 +38,12 @@ final class Cluster: Sendable {
         return String(cString: path)
     }
 
-    private init(modelPath: String) throws {
+    private init(modelPath: String, laneHost: String) throws {
         guard FileManager.default.fileExists(atPath: modelPath) else {
             throw ChildProcess.LaunchFailure(description: "\(modelPath) is missing; run `make setup`")
         }
         self.modelPath = modelPath
+        self.laneHost = laneHost
         folder = try Self.scratchFolder()
         httpPort = try freePort()
         controlPort = try freePort()
@@ -46,8 +52,10 @@ final class Cluster: Sendable {
 
     /// Starts a router and its nodes `prefill-1…`, `decode-1…`, and waits until a round trip has succeeded; with
     /// nodes of one role only, or none, until they are attached. `options` go to all nodes.
-    static func start(prefill: Int = 1, decode: Int = 1, options: [String] = []) async throws -> Cluster {
-        let cluster = try Cluster(modelPath: model)
+    static func start(
+        prefill: Int = 1, decode: Int = 1, options: [String] = [], laneHost: String = "127.0.0.1"
+    ) async throws -> Cluster {
+        let cluster = try Cluster(modelPath: model, laneHost: laneHost)
         try cluster.launchRouter()
         for number in stride(from: 1, through: prefill, by: 1) { try cluster.launch("prefill-\(number)", options) }
         for number in stride(from: 1, through: decode, by: 1) { try cluster.launch("decode-\(number)", options) }
@@ -84,7 +92,8 @@ final class Cluster: Sendable {
             "--model", modelPath, "--router", "127.0.0.1:\(controlPort)", "--name", name, "--threads", "1",
             "--http", "127.0.0.1:0", "--pages", "192", "--stop-with-parent",
         ]
-        arguments += executable == "prefill-node" ? ["--chunk", "\(Workload.chunkTokens)"] : ["--lane", "127.0.0.1:0"]
+        arguments +=
+            executable == "prefill-node" ? ["--chunk", "\(Workload.chunkTokens)"] : ["--lane", "\(laneHost):0"]
         let log = "\(folder)/\(name).log"
         try add(ChildProcess(executable, arguments + options, name: name, logPath: log))
     }

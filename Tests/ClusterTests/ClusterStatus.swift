@@ -41,6 +41,14 @@ struct ClusterStatus: Sendable {
         handoffs = json["handoffs"]?["open"]?.int.map { Int($0) } ?? -1
     }
 
+    /// What carries the lanes of a prefill node to its decode nodes, and why it is not RDMA.
+    func lanes(of prefill: String) -> [(transport: String, reason: String)] {
+        let node = json["nodes"]?.array?.first { $0["name"]?.string == prefill }
+        return (node?["lanes"]?["peers"]?.array ?? []).map {
+            ($0["transport"]?.string ?? "", $0["reason"]?.string ?? "")
+        }
+    }
+
     func node(_ name: String) -> Node? { nodes.first { $0.name == name } }
 
     /// Nothing in flight: no open handoff anywhere, and on every node free + cached = total.

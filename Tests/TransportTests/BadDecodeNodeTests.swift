@@ -56,7 +56,7 @@ extension Lanes {
             default: connection.sendHeader(acknowledgement(sequence: 2))
             }
             #expect(closeReason(LaneID(3))?.kind == .protocolError)
-            #expect(pool.counters.protocolErrors == 1)
+            #expect(pool.tally.total.protocolErrors == 1)
             let believed = sent.all.contains { event in
                 switch event {
                 case .acknowledged, .completionAcknowledged: true
@@ -88,7 +88,7 @@ extension Lanes {
             try second.accept(as: key.lane)
             let start = Instant.now
             // Counters tell nobody when they change.
-            while pool.counters.dialFailures == 0, Instant.now - start < .seconds(10) { usleep(1000) }
+            while pool.tally.total.dialFailures == 0, Instant.now - start < .seconds(10) { usleep(1000) }
             #expect(pool.snapshot().first?.lastError?.contains("twice") == true)
             #expect(sent.all.count == 2)
             isHeldUp.update { $0 = false }

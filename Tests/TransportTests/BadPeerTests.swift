@@ -67,8 +67,8 @@ extension Lanes {
             let stale = ["unbound", "handoff", "epoch", "generation", "slot", "completion of other slots"].contains(
                 what)
             #expect(end.reason.kind == (stale ? .staleWrite : .protocolError), "\(end.reason)")
-            #expect(lanes.listener.counters.staleWritesRejected == (stale ? 1 : 0))
-            #expect(lanes.listener.counters.protocolErrors == (stale ? 0 : 1))
+            #expect(lanes.listener.tally.total.staleWritesRejected == (stale ? 1 : 0))
+            #expect(lanes.listener.tally.total.protocolErrors == (stale ? 0 : 1))
             for slot in 0..<32 { #expect(lanes.target.isFilled(slot, with: 0)) }
         }
 
@@ -103,7 +103,7 @@ extension Lanes {
                 #expect(ack.status == LaneHelloAck.Status.refused.rawValue)
                 #expect(peer.readText(ack.reasonBytes).contains(text))
                 #expect(peer.isClosed())
-                #expect(lanes.listener.counters.refused[refusal] == 1)
+                #expect(lanes.listener.tally.total.refused[refusal] == 1)
             }
             #expect(lanes.received.all.isEmpty)
         }
@@ -114,7 +114,7 @@ extension Lanes {
             let silent = try RawPeer(port: lanes.listener.port, hello: false)
             silent.send([0x42, 0x41])
             #expect(silent.readAck()?.status == LaneHelloAck.Status.refused.rawValue)
-            #expect(lanes.listener.counters.refused[.helloTimeout] == 1)
+            #expect(lanes.listener.tally.total.refused[.helloTimeout] == 1)
         }
 
         @Test func aPeerThatStopsInAHeaderHoldsOnlyItsLane() throws {
@@ -149,7 +149,7 @@ extension Lanes {
                 usleep(500)
             }
             // Counters tell nobody when they change.
-            while lanes.listener.counters.records == 0 { usleep(1000) }
+            while lanes.listener.tally.total.records == 0 { usleep(1000) }
             #expect(lanes.target.isFilled(1, with: 0x5A))
             #expect(lanes.target.isFilled(0, with: 0) && lanes.target.isFilled(2, with: 0))
         }
@@ -163,11 +163,12 @@ extension Lanes {
             defer { lanes.shutdown() }
             let flood = try (0..<100).map { _ in try RawPeer(port: lanes.listener.port, hello: false) }
             let start = Instant.now
-            while lanes.listener.counters.refused[.tooManyLanes, default: 0] < 92, Instant.now - start < .seconds(10) {
+            while lanes.listener.tally.total.refused[.tooManyLanes, default: 0] < 92, Instant.now - start < .seconds(10)
+            {
                 // Counters tell nobody when they change.
                 usleep(1000)
             }
-            #expect(lanes.listener.counters.refused[.tooManyLanes] == 92)
+            #expect(lanes.listener.tally.total.refused[.tooManyLanes] == 92)
             _ = try lanes.connect()
             for peer in flood { peer.socket.closeNow() }
         }

@@ -37,7 +37,7 @@ extension Lanes {
             let key = try lanes.connect()
             let pages = (0..<2).map { PageDigest.of(page: lanes.source.start(of: $0), shape: testShape) }
             #expect(try transfer(lanes, key) == .matching(pages))
-            #expect(lanes.listener.counters.digestMismatches == 0)
+            #expect(lanes.listener.tally.total.digestMismatches == 0)
         }
 
         @Test func aByteChangedOnTheWayIsFoundAtTheSeal() throws {
@@ -70,7 +70,7 @@ extension Lanes {
                     continue
                 }
                 #expect(mismatches.map { [$0.page, $0.layer] } == [[0, 3]])
-                #expect(lanes.listener.counters.digestMismatches == 1)
+                #expect(lanes.listener.tally.total.digestMismatches == 1)
             }
         }
 
@@ -98,7 +98,7 @@ extension Lanes {
             defer { lanes.shutdown() }
             let key = try lanes.connect()
             #expect(try transfer(lanes, key) { flipAByte(lanes.target, slot: 5) } == .unchecked)
-            #expect(lanes.listener.counters.uncheckedCompletions == 1)
+            #expect(lanes.listener.tally.total.uncheckedCompletions == 1)
             let digests = lanes.received.first {
                 if case .completion(_, _, let record) = $0 { record.pages.map(\.digest) } else { nil }
             }
@@ -117,7 +117,7 @@ extension Lanes {
             }
             let error = lanes.pool.snapshot().first?.lastError ?? ""
             #expect(error.contains("--digests must be off on both nodes or on neither"), "\(error)")
-            #expect(lanes.listener.counters.refused[.digestsDiffer] ?? 0 > 0)
+            #expect(lanes.listener.tally.total.refused[.digestsDiffer] ?? 0 > 0)
             #expect(lanes.received.all.isEmpty && lanes.pool.snapshot().first?.connected == 0)
         }
 
@@ -142,7 +142,7 @@ extension Lanes {
                 FrameHeader(.completion, count: 1, handoff: grant.handoff, epoch: grant.epoch, sequence: 2),
                 pages: [.init(slot: grant.slots[0], digest: PageDigest(layers: layers))], digests: !agreed)
             #expect(lanes.waitForClose(peer.lane)?.reason.kind == .protocolError)
-            #expect(lanes.listener.counters.protocolErrors == 1 && lanes.listener.counters.completions == 0)
+            #expect(lanes.listener.tally.total.protocolErrors == 1 && lanes.listener.tally.total.completions == 0)
         }
 
         @Test func aPageThatIsSentAgainMustBeWhatItWas() throws {

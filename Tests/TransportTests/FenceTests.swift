@@ -8,10 +8,10 @@ extension Lanes {
     @Suite struct FenceTests {
         /// A sender that never stops, fenced at random moments. From the moment the lane says that it is closed the
         /// pages belong to somebody else, and must not change again.
-        @Test func pagesDoNotChangeAfterAFence() throws {
-            let lanes = try LaneHarness(slots: 64)
+        @Test(arguments: LaneCarrier.all) func pagesDoNotChangeAfterAFence(over carrier: LaneCarrier) throws {
+            let lanes = try LaneHarness(slots: 64, over: carrier.transport, windows: carrier.windows)
             defer { lanes.shutdown() }
-            lanes.pool.setPeers([LanePeer(decode: decodeNode, address: lanes.address, name: "decode")])
+            lanes.pool.setPeers([lanes.peer])
             var random = SystemRandomNumberGenerator()
             var interrupted = 0
             var changed = 0
@@ -38,7 +38,7 @@ extension Lanes {
             }
             #expect(changed == 0)
             #expect(interrupted > 10, "the fences never met a write")
-            #expect(lanes.listener.counters.fences == 300)
+            #expect(lanes.listener.tally.total.fences == 300)
         }
 
         /// The fence needs nothing of the peer: it may be silent in the middle of a record.
@@ -65,7 +65,7 @@ extension Lanes {
                 usleep(200)
                 #expect(lanes.target.isFilled(0, with: 9))
             }
-            #expect(lanes.listener.counters.fences == 20)
+            #expect(lanes.listener.tally.total.fences == 20)
         }
 
         /// A peer that floods, and never reads what it is told.

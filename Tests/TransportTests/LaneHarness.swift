@@ -84,8 +84,9 @@ final class LaneHarness {
     let sent = EventLog<LanePoolEvent>()
 
     init(
-        slots: Int = 32, lanes: Int = 1, host: String = "127.0.0.1",
-        digests: DigestMode = .sealed, senderDigests: DigestMode? = nil, table: DigestTable? = nil,
+        slots: Int = 32, lanes: Int = 1, host: String = "127.0.0.1", over transport: LaneTransport = .tcp,
+        windows: RDMAWindows = .auto, digests: DigestMode = .sealed, senderDigests: DigestMode? = nil,
+        table: DigestTable? = nil, from: RDMAChoice? = nil,
         configure: (inout LaneListener.Configuration) -> Void = { _ in }
     ) throws {
         source = TestSlab(slots: slots)
@@ -93,6 +94,8 @@ final class LaneHarness {
         source.fillWithPattern(1)
         var configuration = LaneListener.Configuration(host: host, port: 0)
         configuration.digests = digests
+        configuration.rdma = transport == .rdma ? .auto : .off
+        configuration.rdmaWindows = windows
         configure(&configuration)
         let (received, sent) = (received, sent)
         listener = try LaneListener(
@@ -103,6 +106,9 @@ final class LaneHarness {
         poolConfiguration.reconnectPause = .milliseconds(1)
         poolConfiguration.digests = senderDigests ?? digests
         poolConfiguration.table = table
+        poolConfiguration.rdma = from ?? configuration.rdma
+        poolConfiguration.rdmaRetryMin = .milliseconds(50)
+        poolConfiguration.rdmaRetryMax = .milliseconds(500)
         pool = LanePool(configuration: poolConfiguration, slab: source.region, incarnation: prefillNode) {
             sent.append($0)
         }
@@ -110,8 +116,12 @@ final class LaneHarness {
 
     var address: String { Endpoint(host: listener.host, port: listener.port).description }
 
+    var peer: LanePeer {
+        LanePeer(decode: decodeNode, address: address, name: "decode", rdmaAddresses: listener.rdmaAddresses)
+    }
+
     func connect() throws -> LaneKey {
-        pool.setPeers([LanePeer(decode: decodeNode, address: address, name: "decode")])
+        pool.setPeers([peer])
         return try #require(openLane())
     }
 

@@ -6,8 +6,8 @@ import Testing
 
 extension Lanes {
     @Suite struct LaneTests {
-        @Test func bulkTransferWithDigests() throws {
-            let lanes = try LaneHarness(slots: 100)
+        @Test(arguments: LaneCarrier.all) func bulkTransferWithDigests(over carrier: LaneCarrier) throws {
+            let lanes = try LaneHarness(slots: 100, over: carrier.transport, windows: carrier.windows)
             defer { lanes.shutdown() }
             let key = try lanes.connect()
             let grant = terms(key.lane, slots: 20..<80)
@@ -40,11 +40,11 @@ extension Lanes {
                 if case .acknowledged(_, _, _, let records) = $0 { records } else { nil }
             }
             #expect(landed == [1, 2, 3, 4])
-            #expect(lanes.listener.counters.bytes == 60 * testShape.pageBytes)
+            #expect(lanes.listener.tally.total.bytes == 60 * testShape.pageBytes)
         }
 
-        @Test func aLaneServesOneHandoffAfterTheOther() throws {
-            let lanes = try LaneHarness()
+        @Test(arguments: LaneCarrier.all) func aLaneServesOneHandoffAfterTheOther(over carrier: LaneCarrier) throws {
+            let lanes = try LaneHarness(over: carrier.transport, windows: carrier.windows)
             defer { lanes.shutdown() }
             let key = try lanes.connect()
             for epoch in 1...20 as ClosedRange<UInt32> {
@@ -61,7 +61,7 @@ extension Lanes {
                 #expect(verdict.allowsSeal)
                 #expect(lanes.target.page(5).elementsEqual(lanes.source.page(1)))
             }
-            #expect(lanes.listener.counters.staleWritesRejected == 0)
+            #expect(lanes.listener.tally.total.staleWritesRejected == 0)
         }
 
         @Test func unbindSaysWhetherARecordIsLanding() throws {
@@ -75,10 +75,10 @@ extension Lanes {
                 FrameHeader(.data, count: 1, handoff: grant.handoff, epoch: grant.epoch, sequence: 1), ranges: [range])
             peer.send([UInt8](repeating: 7, count: 1000))
             while lanes.target.page(0)[999] != 7 {}
-            #expect(!lanes.listener.unbind(peer.lane, grant.epoch))
+            #expect(lanes.listener.unbind(peer.lane, grant.epoch) == .writing)
             lanes.listener.fence(peer.lane)
             #expect(lanes.waitForClose(peer.lane)?.reason.kind == .fenced)
-            #expect(lanes.listener.unbind(peer.lane, grant.epoch))
+            #expect(lanes.listener.unbind(peer.lane, grant.epoch) == .quiet)
             #expect(!lanes.listener.bind(terms(peer.lane, epoch: 9, slots: 0..<1)))
         }
 
@@ -86,7 +86,7 @@ extension Lanes {
             let lanes = try LaneHarness()
             defer { lanes.shutdown() }
             let key = try lanes.connect()
-            #expect(lanes.listener.unbind(key.lane, LaneEpoch(3)))
+            #expect(lanes.listener.unbind(key.lane, LaneEpoch(3)) == .quiet)
             #expect(!lanes.listener.bind(terms(key.lane, epoch: 3, slots: 0..<1)))
             #expect(lanes.listener.bind(terms(key.lane, epoch: 4, slots: 0..<1)))
         }

@@ -536,6 +536,12 @@ package nonisolated struct Baton_Control_V1_Register: @unchecked Sendable {
     set {_uniqueStorage()._lanesPerPeer = newValue}
   }
 
+  /// HOST:PORT each, decode nodes
+  package var rdmaAddresses: [String] {
+    get {_storage._rdmaAddresses}
+    set {_uniqueStorage()._rdmaAddresses = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -1046,11 +1052,14 @@ package nonisolated struct Baton_Control_V1_PeerLanes: Sendable {
 
   package var busy: UInt32 = 0
 
-  /// "tcp"
+  /// "rdma", "tcp", or both while one replaces the other
   package var transport: String = String()
 
-  /// why there is none
+  /// why there are none, or fewer than wanted
   package var error: String = String()
+
+  /// why it is not RDMA
+  package var reason: String = String()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1504,6 +1513,8 @@ package nonisolated struct Baton_Control_V1_Peer: Sendable {
   package var laneAddress: String = String()
 
   package var name: String = String()
+
+  package var rdmaAddresses: [String] = []
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -2025,7 +2036,7 @@ nonisolated extension Baton_Control_V1_Compatibility: SwiftProtobuf.Message, Swi
 
 nonisolated extension Baton_Control_V1_Register: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Register"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}protocol_version\0\u{1}name\0\u{1}role\0\u{1}incarnation\0\u{1}compatibility\0\u{1}model\0\u{3}lane_address\0\u{3}http_address\0\u{1}slots\0\u{3}context_limit\0\u{3}max_running\0\u{1}version\0\u{3}lanes_per_peer\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}protocol_version\0\u{1}name\0\u{1}role\0\u{1}incarnation\0\u{1}compatibility\0\u{1}model\0\u{3}lane_address\0\u{3}http_address\0\u{1}slots\0\u{3}context_limit\0\u{3}max_running\0\u{1}version\0\u{3}lanes_per_peer\0\u{3}rdma_addresses\0")
 
   fileprivate class _StorageClass {
     var _protocolVersion: UInt32 = 0
@@ -2041,6 +2052,7 @@ nonisolated extension Baton_Control_V1_Register: SwiftProtobuf.Message, SwiftPro
     var _maxRunning: UInt32 = 0
     var _version: String = String()
     var _lanesPerPeer: UInt32 = 0
+    var _rdmaAddresses: [String] = []
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -2064,6 +2076,7 @@ nonisolated extension Baton_Control_V1_Register: SwiftProtobuf.Message, SwiftPro
       _maxRunning = source._maxRunning
       _version = source._version
       _lanesPerPeer = source._lanesPerPeer
+      _rdmaAddresses = source._rdmaAddresses
     }
   }
 
@@ -2095,6 +2108,7 @@ nonisolated extension Baton_Control_V1_Register: SwiftProtobuf.Message, SwiftPro
         case 11: try { try decoder.decodeSingularUInt32Field(value: &_storage._maxRunning) }()
         case 12: try { try decoder.decodeSingularStringField(value: &_storage._version) }()
         case 13: try { try decoder.decodeSingularUInt32Field(value: &_storage._lanesPerPeer) }()
+        case 14: try { try decoder.decodeRepeatedStringField(value: &_storage._rdmaAddresses) }()
         default: break
         }
       }
@@ -2146,6 +2160,9 @@ nonisolated extension Baton_Control_V1_Register: SwiftProtobuf.Message, SwiftPro
       if _storage._lanesPerPeer != 0 {
         try visitor.visitSingularUInt32Field(value: _storage._lanesPerPeer, fieldNumber: 13)
       }
+      if !_storage._rdmaAddresses.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._rdmaAddresses, fieldNumber: 14)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -2168,6 +2185,7 @@ nonisolated extension Baton_Control_V1_Register: SwiftProtobuf.Message, SwiftPro
         if _storage._maxRunning != rhs_storage._maxRunning {return false}
         if _storage._version != rhs_storage._version {return false}
         if _storage._lanesPerPeer != rhs_storage._lanesPerPeer {return false}
+        if _storage._rdmaAddresses != rhs_storage._rdmaAddresses {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -3077,7 +3095,7 @@ nonisolated extension Baton_Control_V1_LaneReport: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Baton_Control_V1_PeerLanes: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".PeerLanes"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}decode\0\u{1}idle\0\u{1}busy\0\u{1}transport\0\u{1}error\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}decode\0\u{1}idle\0\u{1}busy\0\u{1}transport\0\u{1}error\0\u{1}reason\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3090,6 +3108,7 @@ nonisolated extension Baton_Control_V1_PeerLanes: SwiftProtobuf.Message, SwiftPr
       case 3: try { try decoder.decodeSingularUInt32Field(value: &self.busy) }()
       case 4: try { try decoder.decodeSingularStringField(value: &self.transport) }()
       case 5: try { try decoder.decodeSingularStringField(value: &self.error) }()
+      case 6: try { try decoder.decodeSingularStringField(value: &self.reason) }()
       default: break
       }
     }
@@ -3111,6 +3130,9 @@ nonisolated extension Baton_Control_V1_PeerLanes: SwiftProtobuf.Message, SwiftPr
     if !self.error.isEmpty {
       try visitor.visitSingularStringField(value: self.error, fieldNumber: 5)
     }
+    if !self.reason.isEmpty {
+      try visitor.visitSingularStringField(value: self.reason, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3120,6 +3142,7 @@ nonisolated extension Baton_Control_V1_PeerLanes: SwiftProtobuf.Message, SwiftPr
     if lhs.busy != rhs.busy {return false}
     if lhs.transport != rhs.transport {return false}
     if lhs.error != rhs.error {return false}
+    if lhs.reason != rhs.reason {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3947,7 +3970,7 @@ nonisolated extension Baton_Control_V1_Peers: SwiftProtobuf.Message, SwiftProtob
 
 nonisolated extension Baton_Control_V1_Peer: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Peer"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}incarnation\0\u{3}lane_address\0\u{1}name\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}incarnation\0\u{3}lane_address\0\u{1}name\0\u{3}rdma_addresses\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3958,6 +3981,7 @@ nonisolated extension Baton_Control_V1_Peer: SwiftProtobuf.Message, SwiftProtobu
       case 1: try { try decoder.decodeSingularFixed64Field(value: &self.incarnation) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.laneAddress) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.name) }()
+      case 4: try { try decoder.decodeRepeatedStringField(value: &self.rdmaAddresses) }()
       default: break
       }
     }
@@ -3973,6 +3997,9 @@ nonisolated extension Baton_Control_V1_Peer: SwiftProtobuf.Message, SwiftProtobu
     if !self.name.isEmpty {
       try visitor.visitSingularStringField(value: self.name, fieldNumber: 3)
     }
+    if !self.rdmaAddresses.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.rdmaAddresses, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3980,6 +4007,7 @@ nonisolated extension Baton_Control_V1_Peer: SwiftProtobuf.Message, SwiftProtobu
     if lhs.incarnation != rhs.incarnation {return false}
     if lhs.laneAddress != rhs.laneAddress {return false}
     if lhs.name != rhs.name {return false}
+    if lhs.rdmaAddresses != rhs.rdmaAddresses {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -1,8 +1,8 @@
 import Glibc
 import Handoff
 
-/// Connecting one lane: TCP, hello, answer; each with a deadline.
-struct LaneDial {
+/// Connecting one lane over TCP: connection, hello, answer; each with a deadline.
+struct TCPDial {
     struct Connected {
         let socket: Socket
         let lane: LaneID
@@ -71,7 +71,7 @@ struct LaneDial {
     ) throws(Socket.Failure) {
         while true {
             do throws(Socket.Failure) {
-                return try wait(min(deadline, .after(LaneDial.slice)))
+                return try wait(min(deadline, .after(TCPDial.slice)))
             } catch {
                 guard error == .timeout, !deadline.hasPassed, isWanted() else { throw error }
             }

@@ -1,28 +1,23 @@
 import Glibc
 import Handoff
 
-/// The decode node's end of one lane: a thread that reads records straight into slab pages.
-final class ReceiveLane: Sendable {
+/// The decode node's end of a lane over TCP: a thread that reads records straight into slab pages.
+final class TCPReceiveLane: ReceivingLane {
     let id: LaneID
     let peer: Incarnation
     let address: String
-    let gate = LaneGate()
+    let transport = LaneTransport.tcp
+    private let gate = LaneGate()
     private let socket: Socket
     private let slab: SlabRegion
-    private let settings: Settings
-    private let counters: Monitor<LaneCounters>
+    private let settings: ReceivingSettings
+    let counters: Monitor<LaneCounters>
     private let fenceStart = Monitor<Instant?>(nil)
     private let stopping: Monitor<LaneCloseReason?>
 
-    struct Settings: Sendable {
-        let digests: DigestMode
-        /// How long a peer may leave acknowledgements unread.
-        let writeTimeout: Duration
-    }
-
     init(
-        id: LaneID, peer: Incarnation, address: String, socket: Socket, slab: SlabRegion, settings: Settings,
-        counters: Monitor<LaneCounters>
+        id: LaneID, peer: Incarnation, address: String, socket: Socket, slab: SlabRegion, settings: ReceivingSettings,
+        tallies: LaneTallies
     ) {
         self.id = id
         self.peer = peer
@@ -30,12 +25,25 @@ final class ReceiveLane: Sendable {
         self.socket = socket
         self.slab = slab
         self.settings = settings
-        self.counters = counters
+        counters = tallies[LaneTransport.tcp.rawValue]
         stopping = Monitor(nil)
     }
 
-    /// Makes further landing impossible. Does not wait: the receive thread reports when it has left. Needs nothing
-    /// of the peer, which may be stopped, flooding or gone.
+    func bind(_ terms: GrantTerms) -> Bool { gate.bind(terms) }
+    func unbind(_ epoch: LaneEpoch) -> LaneUnbinding { gate.unbind(epoch) ? .quiet : .writing }
+    func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest])? { gate.digests(epoch) }
+
+    func retire() {
+        guard gate.retire() else { return }
+        stopping.withLock { stopping in
+            if stopping == nil { stopping = LaneCloseReason(.superseded, "by a lane over RDMA") }
+        }
+        socket.shutDown()
+    }
+
+    /// The socket says so itself.
+    func checkDevice() {}
+
     func fence(_ reason: LaneCloseReason) {
         fenceStart.withLock { start in
             if start == nil { start = .now }
@@ -47,7 +55,6 @@ final class ReceiveLane: Sendable {
         socket.shutDown()
     }
 
-    /// Reads records until the lane ends; returns why, after the thread has left the slab for good.
     func run(_ onCompletion: (CompletionRecord, LaneEpoch) -> Void) -> (reason: LaneCloseReason, fence: Duration?) {
         var reason = receive(onCompletion)
         gate.close()
@@ -57,7 +64,6 @@ final class ReceiveLane: Sendable {
         return (reason, fence)
     }
 
-    /// Waits until the prefill node knows the lane too; only then may it be granted. False when it never does.
     func waitUntilReady(_ timeout: Duration) -> Bool {
         withUnsafeTemporaryAllocation(byteCount: LaneWire.headerBytes, alignment: 8) { bytes in
             guard (try? socket.read(into: bytes, until: .after(timeout))) != nil else { return false }
@@ -86,7 +92,7 @@ final class ReceiveLane: Sendable {
                     try receiveRecord(header, prefix, vectors)
                 case .completion:
                     onCompletion(try receiveCompletion(header), header.epoch)
-                case .acknowledgement, .completionAcknowledgement, .ready:
+                case .acknowledgement, .completionAcknowledgement, .ready, .windows:
                     throw .malformed("a \(header.kind) from the writing side")
                 }
             }
@@ -222,7 +228,7 @@ final class ReceiveLane: Sendable {
             switch violation.kind {
             case .staleWrite: counters.staleWritesRejected += 1
             case .protocolError: counters.protocolErrors += 1
-            case .peerClosed, .fenced, .shutdown, .timeout, .system: break
+            case .peerClosed, .fenced, .superseded, .shutdown, .timeout, .system: break
             }
         }
     }

@@ -1,3 +1,5 @@
+// Its headers bring `sockaddr_storage` along.
+import CRDMA
 import Glibc
 
 /// `HOST:PORT`, with IPv6 addresses in brackets.

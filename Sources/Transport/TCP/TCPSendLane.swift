@@ -1,102 +1,59 @@
 import Glibc
 import Handoff
 
-/// The prefill node's end of one lane: a thread that writes records straight from slab pages and reads the
+/// The prefill node's end of a lane over TCP: a thread that writes records straight from slab pages and reads the
 /// acknowledgements that come back.
-final class SendLane: Sendable {
-    enum Item: Sendable {
-        case batch(WriteBatch)
-        case completion(GrantTerms)
-    }
-
-    enum Answer: Sendable {
-        case acknowledged(HandoffID, LaneEpoch, records: Int)
-        case completionAcknowledged(HandoffID, LaneEpoch)
-        case sourceChanged(HandoffID, SlotRef, [DigestMismatch])
-    }
-
-    private struct Queue: Sendable {
-        var items: [Item] = []
-        var stopping: LaneCloseReason?
-    }
-
-    /// Items that may wait: what two handoffs can have posted, for one may queue behind another's last words.
-    static let queueMax = 2 * (WriteLimits.recordsInFlightMax + 1)
+final class TCPSendLane: SendingLane {
     /// Bytes whose digests are taken before they are sent, so that they are still in the cache.
     private static let digestStride = 1 << 19
 
     let key: LaneKey
+    let transport = LaneTransport.tcp
     private let socket: Socket
     private let slab: SlabRegion
     private let digests: Bool
     private let table: DigestTable?
-    private let counters: Monitor<LaneCounters>
-    private let waker: Waker
-    private let queue = Monitor(Queue())
+    let counters: Monitor<LaneCounters>
+    private let queue: LaneQueue
 
     init(
         key: LaneKey, socket: Socket, slab: SlabRegion, digests: Bool, table: DigestTable?,
-        counters: Monitor<LaneCounters>
+        tallies: LaneTallies
     ) throws(TransportError) {
         self.key = key
         self.socket = socket
         self.slab = slab
         self.digests = digests
         self.table = table
-        self.counters = counters
-        waker = try Waker()
+        counters = tallies[LaneTransport.tcp.rawValue]
+        queue = try LaneQueue()
     }
 
-    /// Queues an item; false when the lane is closing or the queue is full, which a poster within its limits
-    /// never meets.
-    func post(_ item: Item) -> Bool {
-        let posted = queue.withLock { queue in
-            guard queue.stopping == nil, queue.items.count < SendLane.queueMax else { return false }
-            queue.items.append(item)
-            return true
-        }
-        if posted { waker.wake() }
-        return posted
-    }
+    func post(_ item: LaneQueue.Item) -> Bool { queue.post(item) }
 
-    /// Ends the lane; the thread reports when it has left.
     func stop(_ reason: LaneCloseReason) {
-        queue.withLock { queue in
-            if queue.stopping == nil { queue.stopping = reason }
-        }
+        queue.stop(reason)
         socket.shutDown()
-        waker.wake()
     }
 
-    /// Sends what is queued until the lane ends; returns why, after the thread has left the slab for good.
-    func run(_ onAnswer: @escaping (Answer) -> Void) -> LaneCloseReason {
+    /// The socket says so itself.
+    func checkDevice() {}
+
+    func run(_ onAnswer: @escaping (LaneAnswer) -> Void) -> LaneCloseReason {
         var sender = Sender(lane: self, onAnswer: onAnswer)
-        var reason = sender.run()
+        let reason = sender.run()
         sender.deallocate()
         socket.closeNow()
-        queue.withLock { queue in
-            if let asked = queue.stopping { reason = asked }
-            queue.stopping = reason
-            queue.items = []
-        }
-        return reason
-    }
-
-    private func next() -> (item: Item?, stopping: Bool) {
-        queue.withLock { queue in
-            if queue.stopping != nil { return (nil, true) }
-            return (queue.items.isEmpty ? nil : queue.items.removeFirst(), false)
-        }
+        return queue.finish(reason)
     }
 
     // MARK: The thread
 
     /// What only the lane's thread touches.
     private struct Sender {
-        let lane: SendLane
-        let onAnswer: (Answer) -> Void
-        /// Of the handoff being written, per page.
-        private var digests: [PageDigest] = []
+        let lane: TCPSendLane
+        let onAnswer: (LaneAnswer) -> Void
+        private var digests: SourceDigests
         private var epoch: LaneEpoch?
         private var sequence: UInt32 = 0
         /// What of this epoch has left whole, and so may have been acknowledged.
@@ -109,9 +66,10 @@ final class SendLane: Sendable {
             byteCount: 64 * LaneWire.headerBytes, alignment: 8)
         private var answerBytes = 0
 
-        init(lane: SendLane, onAnswer: @escaping (Answer) -> Void) {
+        init(lane: TCPSendLane, onAnswer: @escaping (LaneAnswer) -> Void) {
             self.lane = lane
             self.onAnswer = onAnswer
+            digests = SourceDigests(slab: lane.slab, table: lane.table)
             vectors.initialize(repeating: iovec())
         }
 
@@ -125,8 +83,8 @@ final class SendLane: Sendable {
             do throws(LaneViolation) {
                 try sendReady()
                 while true {
-                    let (item, stopping) = lane.next()
-                    if stopping { return LaneCloseReason(.shutdown) }
+                    let item = lane.queue.next()
+                    if item == nil, lane.queue.isStopping { return LaneCloseReason(.shutdown) }
                     switch item {
                     case .batch(let batch): try send(batch)
                     case .completion(let terms): try sendCompletion(terms)
@@ -153,7 +111,7 @@ final class SendLane: Sendable {
             sequence = 0
             recordsSent = 0
             completionSent = false
-            digests.removeAll(keepingCapacity: true)
+            digests.begin()
         }
 
         private mutating func send(_ batch: WriteBatch) throws(LaneViolation) {
@@ -177,9 +135,10 @@ final class SendLane: Sendable {
                 filled += 1
                 bytes += range.length
                 guard lane.digests else { continue }
-                digest(range, of: batch.handoff, at: address)
+                let mismatches = digests.take(range, of: batch.handoff)
+                if !mismatches.isEmpty { onAnswer(.sourceChanged(batch.handoff, range.source, mismatches)) }
                 // Send in strides what was just read, while it is in the cache.
-                if bytes >= SendLane.digestStride, index + 1 < batch.ranges.count {
+                if bytes >= TCPSendLane.digestStride, index + 1 < batch.ranges.count {
                     try sendVectors(filled)
                     filled = 0
                     bytes = 0
@@ -193,47 +152,15 @@ final class SendLane: Sendable {
             }
         }
 
-        /// Takes the digests of a range that is about to be sent. Where it was sent before, by a handoff with the
-        /// same prefix, the digests of then are what the decode node is told.
-        private mutating func digest(_ range: WriteRange, of handoff: HandoffID, at bytes: UnsafeRawPointer) {
-            let shape = lane.slab.shape
-            guard let first = shape.layer(startingAt: range.offset),
-                let last = shape.layer(startingAt: range.offset + range.length)
-            else { preconditionFailure("a range that is not whole layers") }
-            while digests.count <= range.page { digests.append(PageDigest()) }
-            let known = digests[range.page].layers
-            precondition(known.count == first, "layer \(first) of a page after layer \(known.count)")
-            digests[range.page].add(layers: first..<last, at: bytes, shape: shape)
-            guard let table = lane.table else { return }
-            let found = Array(digests[range.page].layers[first...])
-            let expected = table.first(
-                range.source, of: handoff, page: range.page, layers: first..<last, digests: found)
-            guard expected != found else { return }
-            digests[range.page] = PageDigest(layers: known + expected)
-            let mismatches = (first..<last).filter { expected[$0 - first] != found[$0 - first] }.map {
-                DigestMismatch(
-                    page: range.page, layer: $0, expected: expected[$0 - first], found: found[$0 - first])
-            }
-            onAnswer(.sourceChanged(handoff, range.source, mismatches))
-        }
-
         private mutating func sendCompletion(_ terms: GrantTerms) throws(LaneViolation) {
             begin(terms.epoch)
             sequence += 1
-            let layout = CompletionLayout(pages: terms.slots.count, digests: lane.digests, shape: lane.slab.shape)
-            let count = LaneWire.headerBytes + layout.bytes
-            let frame = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 8)
-            defer { frame.deallocate() }
-            let header = FrameHeader(
-                .completion, count: terms.slots.count, handoff: terms.handoff, epoch: terms.epoch, sequence: sequence)
-            header.write(to: frame)
-            precondition(!lane.digests || digests.count == terms.slots.count, "digests of \(digests.count) pages")
-            let pages = terms.slots.enumerated().map { page, slot in
-                CompletionLayout.Page(slot: slot, digest: lane.digests ? digests[page] : PageDigest())
+            var frame = digests.completion(terms, sequence: sequence, digests: lane.digests)
+            let sent = frame.withUnsafeMutableBytes { bytes in
+                vectors[0] = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+                return Result { () throws(LaneViolation) in try sendVectors(1) }
             }
-            layout.write(pages, to: UnsafeMutableRawBufferPointer(rebasing: frame[LaneWire.headerBytes...]))
-            vectors[0] = iovec(iov_base: frame.baseAddress, iov_len: count)
-            try sendVectors(1)
+            try sent.get()
             completionSent = true
             lane.counters.withLock { $0.completions += 1 }
         }
@@ -268,20 +195,20 @@ final class SendLane: Sendable {
         /// Waits for room to send, reading what the peer has to say meanwhile: it may wait for that itself.
         private mutating func waitToSend() throws(LaneViolation) {
             try wait(for: POLLOUT | POLLIN)
-            if lane.queue.withLock({ $0.stopping != nil }) { throw LaneViolation(kind: .shutdown, detail: "") }
+            if lane.queue.isStopping { throw LaneViolation(kind: .shutdown, detail: "") }
             try readAnswers()
         }
 
         private func wait(for events: Int32) throws(LaneViolation) {
             var entries = (
                 pollfd(fd: lane.socket.descriptor, events: Int16(events), revents: 0),
-                pollfd(fd: lane.waker.readEnd, events: Int16(POLLIN), revents: 0)
+                pollfd(fd: lane.queue.waker.readEnd, events: Int16(POLLIN), revents: 0)
             )
             let ready = withUnsafeMutablePointer(to: &entries) { pointer in
                 pointer.withMemoryRebound(to: pollfd.self, capacity: 2) { poll($0, 2, -1) }
             }
             if ready < 0, errno != EINTR { throw violation(errno, "waiting") }
-            if entries.1.revents != 0 { lane.waker.clear() }
+            if entries.1.revents != 0 { lane.queue.waker.clear() }
         }
 
         // MARK: Acknowledgements
@@ -315,7 +242,7 @@ final class SendLane: Sendable {
                     onAnswer(.acknowledged(header.handoff, header.epoch, records: Int(header.sequence)))
                 case .completionAcknowledgement:
                     onAnswer(.completionAcknowledged(header.handoff, header.epoch))
-                case .data, .completion, .ready:
+                case .data, .completion, .ready, .windows:
                     throw .malformed("a record from the reading side")
                 }
                 position += LaneWire.headerBytes

@@ -1,3 +1,5 @@
+// Its headers bring `SOCK_STREAM` along.
+import CRDMA
 import Glibc
 
 /// A TCP socket that one thread reads and writes and any thread may shut down. Closing happens once, under a lock,
@@ -121,36 +123,3 @@ final class Socket: Sendable {
 /// Linux's MSG_DONTWAIT and MSG_NOSIGNAL, which the importer gives other types.
 let messageDontWait: Int32 = 0x40
 let messageNoSignal: Int32 = 0x4000
-
-/// A pipe that wakes a thread out of `poll`.
-final class Waker: Sendable {
-    let readEnd: Int32
-    private let writeEnd: Int32
-
-    init() throws(TransportError) {
-        var ends: [Int32] = [-1, -1]
-        guard pipe(&ends) == 0 else { throw TransportError(.system, "can't open a pipe", errno: errno) }
-        for end in ends {
-            _ = fcntl(end, F_SETFD, FD_CLOEXEC)
-            _ = fcntl(end, F_SETFL, O_NONBLOCK)
-        }
-        readEnd = ends[0]
-        writeEnd = ends[1]
-    }
-
-    deinit {
-        close(readEnd)
-        close(writeEnd)
-    }
-
-    func wake() {
-        var byte: UInt8 = 1
-        _ = write(writeEnd, &byte, 1)
-    }
-
-    func clear() {
-        withUnsafeTemporaryAllocation(byteCount: 64, alignment: 1) { bytes in
-            while read(readEnd, bytes.baseAddress, bytes.count) > 0 {}
-        }
-    }
-}
