@@ -9,10 +9,10 @@ MAKEFLAGS += --no-print-directory
 MODEL ?=
 export MODEL
 
-.PHONY: help setup build demo test check simulate verify chaos bench docs clean
+.PHONY: help setup build demo test test-rdma check simulate verify chaos bench bench-rdma docs clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing (apt, pip into .cache/venv) and fetch the model into .cache/models
 	@scripts/setup.sh
@@ -30,6 +30,11 @@ test: ## every test: Swift (release build), cluster of real processes, openai cl
 	@scripts/setup.sh
 	@scripts/test.sh
 
+test-rdma: ## what needs an RDMA device, on Soft-RoCE in a guest kernel (BATON_RDMA_HOST=address: on this machine's own)
+	@scripts/setup.sh packages $(if $(BATON_RDMA_HOST),,rdma)
+	swift build -c release --build-tests
+	@scripts/test_rdma.sh
+
 check: ## the quick checks: formatting and tidy rules
 	@scripts/check.sh
 
@@ -37,10 +42,10 @@ simulate: ## clusters of the shipping state machines through simulated faults, a
 	@scripts/simulate.sh
 
 # SECONDS is a variable of bash itself, which counts on from what it is given: it must not come from the environment.
-chaos: ## a cluster under kills, pauses, cut paths and cancels for SECONDS=600; every answer checked (docs/testing.md)
-	@scripts/setup.sh packages model
+chaos: ## a cluster under kills, pauses, cut paths and cancels for SECONDS=600; every answer checked (TRANSPORT=rdma)
+	@scripts/setup.sh packages model $(if $(filter rdma,$(TRANSPORT)),$(if $(BATON_RDMA_HOST),,rdma))
 	swift build -c release
-	@Tests/chaos/paused_sender.py
+	@$(if $(filter rdma,$(TRANSPORT)),,Tests/chaos/paused_sender.py)
 	@Tests/chaos/chaos.py --seconds $(or $(SECONDS),600)
 
 verify: ## the model of the handoff contract, searched exhaustively, with each rule removed in turn (FULL=1: more)
@@ -51,6 +56,11 @@ bench: ## tokens/s beside llama.cpp, KV handoff beside a plain socket, router ov
 	@scripts/setup.sh packages model bench
 	swift build -c release
 	@Benchmarks/run.py
+
+bench-rdma: ## KV handoff over RDMA beside raw verbs, perftest and our TCP lanes, in a guest (BATON_RDMA_HOST=address: here)
+	@scripts/setup.sh packages $(if $(BATON_RDMA_HOST),,rdma)
+	swift build -c release
+	@Benchmarks/rdma/run.py
 
 docs: ## API reference of the library modules (DocC) into .build-docs/
 	@scripts/docs.sh

@@ -5,9 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 command -v protoc >/dev/null || { echo "generate: install protoc first: apt-get install protobuf-compiler" >&2; exit 1; }
-swift build -c release --product protoc-gen-swift
-swift build -c release --product protoc-gen-grpc-swift-2
-plugins=$(swift build -c release --show-bin-path)
+# Apart from .build, which would take the plugins and their C++ for its own from then on.
+options=(-c release --scratch-path .build-generate)
+swift build "${options[@]}" --product protoc-gen-swift
+swift build "${options[@]}" --product protoc-gen-grpc-swift-2
+plugins=$(swift build "${options[@]}" --show-bin-path)
 
 cd Sources/ControlPlane
 protoc control.proto \

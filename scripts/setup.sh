@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Installs what this project needs and nothing that is already there. Safe to run again at any time.
 #
-#   scripts/setup.sh [packages] [model] [clients] [verify] [bench]      default: packages model clients verify
+#   scripts/setup.sh [packages] [model] [clients] [verify] [guest] [rdma] [bench]
+#                                                           default: packages model clients verify guest
 #
 #   packages  Debian packages that the Swift build needs
 #   model     SmolLM2-135M-Instruct (98 MB) into .cache/models, unless MODEL names another
 #   clients   the official openai Python package into .cache/venv, for the tests
 #   verify    SPIN and a C compiler, for `make verify`
+#   guest     what the guest for RDMA tests needs, its kernel's source included
+#   rdma      that, and its kernel with Soft-RoCE built into .cache/rdma; once, minutes
 #   bench     what the build of llama.cpp needs, for `make bench`
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,7 +48,7 @@ make_venv() {
 }
 
 setup_packages() {
-    apt_install libxxhash-dev
+    apt_install libxxhash-dev libibverbs-dev librdmacm-dev
     command -v swift >/dev/null || fail "no swift in PATH: install Swift 6.3 or later from https://www.swift.org/install/linux/"
     local version
     version=$(swift --version 2>/dev/null | sed -n 's/.*Swift version \([0-9]*\.[0-9]*\).*/\1/p' | head -n 1)
@@ -78,15 +81,25 @@ setup_verify() {
     apt_install spin gcc libc6-dev
 }
 
+setup_guest() {
+    [ -z "${BATON_RDMA_HOST:-}" ] || return 0
+    apt_install ibverbs-providers iproute2 busybox-static gcc make flex bison bc xz-utils libelf-dev
+}
+
+setup_rdma() {
+    setup_guest
+    Tests/rdma/kernel.sh
+}
+
 setup_bench() {
     make_venv
     apt_install cmake make g++
 }
 
-[ $# -gt 0 ] || set -- packages model clients verify
+[ $# -gt 0 ] || set -- packages model clients verify guest
 for step in "$@"; do
     case "$step" in
-        packages | model | clients | verify | bench) "setup_$step" ;;
-        *) fail "unknown step '$step' (packages, model, clients, verify, bench)" ;;
+        packages | model | clients | verify | guest | rdma | bench) "setup_$step" ;;
+        *) fail "unknown step '$step' (packages, model, clients, verify, guest, rdma, bench)" ;;
     esac
 done

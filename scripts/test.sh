@@ -15,6 +15,14 @@ scripts/lint.sh
 step "model of the handoff contract, the smallest configurations"
 scripts/verify.py --short
 
+# Beside the build, which leaves processors idle while it links; minutes, once per machine.
+if [ -z "${BATON_RDMA_HOST:-}" ]; then
+    mkdir -p .cache/rdma
+    nice Tests/rdma/kernel.sh >.cache/rdma/kernel.log 2>&1 &
+    kernel=$!
+    trap 'kill "$kernel" 2>/dev/null || true' EXIT
+fi
+
 step "release build with tests"
 swift build -c release --build-tests
 
@@ -26,6 +34,13 @@ swift test -c release --skip-build --disable-xctest --filter "$waiting"
 
 step "cluster of real processes"
 swift test -c release --skip-build --disable-xctest --no-parallel --filter '^ClusterTests\.'
+
+step "lanes and a cluster over RDMA"
+if [ -n "${kernel:-}" ]; then
+    wait "$kernel" || { cat .cache/rdma/kernel.log; exit 1; }
+    trap - EXIT
+fi
+scripts/test_rdma.sh
 
 step "the official openai client"
 .cache/venv/bin/python -m unittest discover --start-directory Tests/clients --verbose
