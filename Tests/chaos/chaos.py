@@ -3,7 +3,8 @@
 
 `Tests/chaos/chaos.py --seconds 60` does the same with what is built. Variables: SEED=1 RATE=requests/s PREFILL=2
 DECODE=2 MODEL=path FAULTS=kill,stop,router,net FAULT_EVERY=s PAGES=n REQUESTS=n IN_FLIGHT=n ABORTS=share
-MIN_HANDOFFS=n KEEP=1
+MIN_HANDOFFS=n KEEP=1, and TRANSPORT=rdma: lanes over RDMA, on Soft-RoCE in a guest (Tests/rdma), or on the device of
+this machine that BATON_RDMA_HOST names.
 """
 
 import argparse
@@ -23,20 +24,29 @@ import accounting
 import faults
 import load
 import networks
+import rdma
 import workload
 from cluster import BINARIES, MODEL, ROOT
 from processes import Cluster, tail
 from report import Report
 
 
+# Where all processes share one processor, which is the adapters too.
+SMALLER = {"RATE": 4, "REQUESTS": 48, "IN_FLIGHT": 12}
+
+
 def options():
+    transport = os.environ.get("TRANSPORT") or "tcp"
+    smaller = SMALLER if transport == "rdma" else {}
+
     def setting(name, default, kind):
-        return kind(os.environ.get(name) or default)
+        return kind(os.environ.get(name) or smaller.get(name, default))
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600)
     chosen = argparse.Namespace(
         seconds=parser.parse_args().seconds,
+        transport=transport,
         seed=setting("SEED", 1, int),
         rate=setting("RATE", 30, float),
         prefill=setting("PREFILL", 2, int),
@@ -60,6 +70,8 @@ def options():
     )
     if not chosen.model.exists():
         sys.exit(f"{chosen.model} is missing; run `make setup`")
+    if transport not in ("tcp", "rdma"):
+        sys.exit(f"TRANSPORT knows tcp and rdma, not {transport}")
     unknown = set(chosen.faults) - set(faults.KINDS)
     if unknown:
         sys.exit(f"FAULTS knows {', '.join(faults.KINDS)}, not {', '.join(sorted(unknown))}")
@@ -104,6 +116,9 @@ class Run:
         say(f"2 routers, {chosen.prefill} prefill and {chosen.decode} decode nodes; {self.network.description}")
         await cluster.start()
         counters = accounting.Counters(cluster)
+        carried = rdma.Lanes(cluster, counters) if chosen.transport == "rdma" else None
+        if carried and (others := await carried.wait()):
+            raise RuntimeError(f"not over RDMA before anything happened: {'; '.join(others)}")
         trouble = faults.Faults(chosen, cluster, counters)
         storm = load.Load(chosen, cluster, requests, answers, durations, trouble)
         # Touches every page and fills every buffer and pool, without a fault.
@@ -119,6 +134,8 @@ class Run:
             asyncio.create_task(self.watch(cluster)),
             asyncio.create_task(self.tell(storm, trouble, counters, began)),
         ]
+        if carried:
+            watching.append(asyncio.create_task(carried.run()))
         try:
             await asyncio.gather(storm.run(chosen.seconds), trouble.run(chosen.seconds))
             seconds = warm_up + time.monotonic() - began
@@ -133,27 +150,32 @@ class Run:
                 raise task.exception()
         await counters.sample_all()
         pages, handoffs = await accounting.leftovers(cluster)
-        wrong = await self.afterwards(cluster, requests, answers)
+        wrong = await self.afterwards(cluster, requests, answers, carried)
         lanes = await accounting.missing_lanes(cluster)
         unsettled = unsettled or await cluster.wait_until_quiet(30)
         if not pages and not handoffs:
             pages, handoffs = await accounting.leftovers(cluster)
         lines, beyond = footprint.compare()
         phases = storm.phases.count(cluster.routers)
-        report = Report(chosen, storm, trouble, counters)
+        report = Report(chosen, storm, trouble, counters, carried)
         good = report.print(
             seconds, phases, unsettled, pages, handoffs, lanes, lines, beyond, self.exits, wrong
         )  # fmt: skip
         report.keep(self.folder)
         return good
 
-    async def afterwards(self, cluster, requests, answers):
+    async def afterwards(self, cluster, requests, answers, carried):
         """Whether all nodes work again, and answer every request as before: what is cached is as it was."""
         try:
             await cluster.wait_until_ready(60)
         except TimeoutError as failure:
             return [str(failure)]
-        return await load.verify(cluster, requests, answers)
+        if carried:
+            await carried.settle()
+        wrong = await load.verify(cluster, requests, answers)
+        if carried:
+            await carried.finish()
+        return wrong
 
     async def watch(self, cluster):
         """Processes end only when a fault ends them. One that does otherwise is started again, and told of."""
@@ -184,7 +206,8 @@ def command(chosen):
 
 
 SETTINGS = (
-    "RATE PREFILL DECODE MODEL FAULTS FAULT_EVERY PAGES REQUESTS IN_FLIGHT ABORTS MIN_HANDOFFS".split()
+    "TRANSPORT BATON_RDMA_HOST RATE PREFILL DECODE MODEL FAULTS FAULT_EVERY PAGES REQUESTS IN_FLIGHT ABORTS "
+    "MIN_HANDOFFS".split()
 )
 
 
@@ -199,18 +222,27 @@ async def main(chosen, folder, network):
         run.stop()
 
 
-def start():
-    chosen = options()
+def network_for(chosen):
     network = None
-    if "net" in chosen.faults:
+    if chosen.transport == "rdma":
+        rdma.enter_guest(600 + 2 * chosen.seconds, chosen.model)
+        network = rdma.network()
+        if "net" in chosen.faults and not network.cuts:
+            chosen.faults.remove("net")
+    elif "net" in chosen.faults:
         why = networks.enter_own_namespace()
         if why:
             say(f"no network faults: {why}; everything on loopback")
             chosen.faults.remove("net")
         else:
             network = networks.Namespaces()
-    network = network or networks.Loopback()
-    folder = ROOT / ".build" / f"chaos-{chosen.seed}-{os.getpid()}"
+    return network or networks.Loopback()
+
+
+def start():
+    chosen = options()
+    network = network_for(chosen)
+    folder = ROOT / ".build" / f"chaos-{chosen.seed}-{os.environ.get(rdma.INSIDE) or os.getpid()}"
     good = False
     try:
         good = asyncio.run(main(chosen, folder, network))

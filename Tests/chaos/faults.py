@@ -82,8 +82,7 @@ class Faults:
             seconds = dice.uniform(*(LONG_STOP if long else SHORT_STOP))
             what = f"{'long' if long else 'short'} SIGSTOP {victim.role}"
             return victim, what, partial(self._pause, victim, seconds, until_writing=dice.random() < 0.5)
-        how = dice.choice(self.cluster.network.cuts)
-        plane = dice.choice(("control", "data"))
+        plane, how = self.cluster.network.draw_cut(dice)
         seconds = dice.uniform(4.0, 12.0) if dice.random() < 0.4 else dice.uniform(0.2, 2.5)
         return victim, f"{plane} {how}", partial(self._cut, victim, plane, how, seconds)
 
@@ -124,7 +123,7 @@ class Faults:
 
     async def _until_back(self, victim):
         """Until it answers, so that a start which fails is seen as such."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and victim.exit_code() is None:
             try:
                 return await victim.metrics()

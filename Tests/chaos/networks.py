@@ -59,9 +59,16 @@ class Loopback:
     def control_host(self):
         return "127.0.0.1"
 
+    def router_host(self, name):
+        """Where the node reaches the routers."""
+        return self.control_host()
+
     def node_hosts(self, name):
         """Host of the node on the control and on the data plane."""
         return "127.0.0.1", "127.0.0.1"
+
+    def lane_options(self, name):
+        return []
 
     def port(self, name, use):
         """A port that stays the same over restarts."""
@@ -87,15 +94,15 @@ class Namespaces(Loopback):
     def __init__(self):
         super().__init__()
         self.nodes = {}
-        _ip("link set lo up")
+        ip("link set lo up")
         for index, plane in enumerate(PLANES):
-            _ip(f"link add {plane} type bridge")
-            _ip(f"addr add 10.77.{index}.1/24 dev {plane}")
-            _ip(f"link set {plane} up")
-        _ip("link add probe0 type veth peer name probe1")
+            ip(f"link add {plane} type bridge")
+            ip(f"addr add 10.77.{index}.1/24 dev {plane}")
+            ip(f"link set {plane} up")
+        ip("link add probe0 type veth peer name probe1")
         self.delays = [kind for kind, options in _DELAYS.items() if _try(f"tc qdisc add dev probe0 root {options}")
                        and _try("tc qdisc del dev probe0 root")]  # fmt: skip
-        _ip("link del probe0")
+        ip("link del probe0")
         # Dropping without a word, dropping one direction, losing the carrier.
         self.cuts = ("drop", "deaf", "unplugged", *self.delays)
         slow = ", ".join(self.delays) or "none in this kernel"
@@ -114,8 +121,8 @@ class Namespaces(Loopback):
         subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True)
         for index, plane in enumerate(PLANES):
             port = self._link(name, plane)
-            _ip(f"link add {port} type veth peer name {plane} netns {holder.pid}")
-            _ip(f"link set {port} master {plane} up")
+            ip(f"link add {port} type veth peer name {plane} netns {holder.pid}")
+            ip(f"link set {port} master {plane} up")
             subprocess.run([*inside, "ip", "addr", "add", f"10.77.{index}.{number}/24", "dev", plane], check=True)
             subprocess.run([*inside, "ip", "link", "set", plane, "up"], check=True)
 
@@ -136,31 +143,36 @@ class Namespaces(Loopback):
     def _link(self, name, plane):
         return f"{plane[0]}{self.nodes[name][1]}"
 
+    def draw_cut(self, dice):
+        """A plane, and how it is cut."""
+        how = dice.choice(self.cuts)
+        return dice.choice(PLANES), how
+
     async def cut(self, name, plane, how):
         link = self._link(name, plane)
         if how == "drop":
-            await _run(f"ip link set {link} nomaster")
+            await run(f"ip link set {link} nomaster")
         elif how == "deaf":
             # The node hears nothing; what it says arrives.
-            await _run(
+            await run(
                 f"ip link set dev {link} type bridge_slave learning off flood off mcast_flood off bcast_flood off"
             )
-            await _run(f"ip link set dev {link} type bridge_slave fdb_flush")
+            await run(f"ip link set dev {link} type bridge_slave fdb_flush")
         elif how == "unplugged":
-            await _run(f"ip link set {link} down")
+            await run(f"ip link set {link} down")
         else:
-            await _run(f"tc qdisc add dev {link} root {_DELAYS[how]}")
+            await run(f"tc qdisc add dev {link} root {_DELAYS[how]}")
 
     async def heal(self, name, plane, how):
         link = self._link(name, plane)
         if how == "drop":
-            await _run(f"ip link set {link} master {plane}")
+            await run(f"ip link set {link} master {plane}")
         elif how == "deaf":
-            await _run(f"ip link set dev {link} type bridge_slave learning on flood on mcast_flood on bcast_flood on")
+            await run(f"ip link set dev {link} type bridge_slave learning on flood on mcast_flood on bcast_flood on")
         elif how == "unplugged":
-            await _run(f"ip link set {link} up")
+            await run(f"ip link set {link} up")
         else:
-            await _run(f"tc qdisc del dev {link} root")
+            await run(f"tc qdisc del dev {link} root")
 
     def close(self):
         super().close()
@@ -177,7 +189,7 @@ _DELAYS = {
 }
 
 
-def _ip(arguments):
+def ip(arguments):
     subprocess.run(["ip", *arguments.split()], check=True)
 
 
@@ -185,7 +197,7 @@ def _try(command):
     return subprocess.run(command.split(), capture_output=True).returncode == 0
 
 
-async def _run(command):
+async def run(command):
     process = await asyncio.create_subprocess_exec(*command.split(), stderr=subprocess.PIPE)
     _, error = await process.communicate()
     if process.returncode:

@@ -5,7 +5,8 @@ A real decode node serves two routers. Through one a sender of our own (late_sen
 SIGSTOP, or one that lies about having drained) is granted pages and writes part of them. Then its request is cancelled,
 and through the other router a real prefill node fills the same pages with other requests. When those are sealed and
 being read, the sender goes on. Every page of theirs is compared byte for byte, in the decode node's own memory, with
-the same page of an undisturbed run; and their answers with the undisturbed answers.
+the same page of an undisturbed run; and their answers with the undisturbed answers. Over TCP: what an adapter that is
+late may do, Tests/TransportTests/RDMATests.swift and TRANSPORT=rdma of chaos.py look into.
 
     Tests/chaos/paused_sender.py        RUNS=100 SEED=1 AT_ONCE=5 MODEL=path KEEP=1
 """
@@ -372,6 +373,8 @@ def report(rig, counted, done, seconds, seen):
 
 
 def start():
+    if (os.environ.get("TRANSPORT") or "tcp") != "tcp":
+        sys.exit("this sender speaks the protocol of lanes over TCP only; for RDMA: make test-rdma")
     if not pathlib.Path(MODEL).exists():
         sys.exit(f"{MODEL} is missing; run `make setup`")
     chosen = argparse.Namespace(

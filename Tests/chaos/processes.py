@@ -114,7 +114,7 @@ class Cluster:
         port = self.network.port(name, "http")
         command = [self.options.binaries / f"{role}-node", "--model", self.options.model, "--name", name]
         for router in self.routers:
-            command += ["--router", router.control]
+            command += ["--router", f"{self.network.router_host(name)}:{self.network.port(router.name, 'control')}"]
         # Metrics can be asked for over either plane, so that a cut one does not hide them.
         command += ["--http", f"0.0.0.0:{port}", "--advertise", data, "--threads", 1, "--log-format", "json"]
         command += ["--page-tokens", self.options.page_tokens, "--pages", self.options.slots[role]]
@@ -122,6 +122,7 @@ class Cluster:
             command += ["--chunk", self.options.chunk]
         else:
             command += ["--lane", f"{data}:{self.network.port(name, 'lane')}", "--evidence", self.folder / "evidence"]
+        command += self.network.lane_options(name)
         return Process(self, name, role, command, [f"{control}:{port}", f"{data}:{port}"])
 
     async def start(self):

@@ -19,11 +19,13 @@ def _sum(counts):
 
 
 class Report:
-    def __init__(self, options, load, faults, counters):
+    def __init__(self, options, load, faults, counters, carried=None):
         self.options = options
         self.load = load
         self.faults = faults
         self.counters = counters
+        # What carried the pages, where that matters.
+        self.carried = carried
         self.broken = []
 
     def must(self, what, problems, limit=10):
@@ -61,12 +63,15 @@ class Report:
         proofs = counters.by_label("kind", "quiescence_proofs_total", role="decode")
         self.line("proofs by kind", _parts(proofs))
         self.line("fences", _count(counters.total("fences_total", role="decode")))
-        stale = counters.total("stale_write_rejected_total", role="decode")
+        # By the decode node over TCP; over RDMA only the writer is told.
+        stale = counters.total("stale_write_rejected_total")
         self.line("stale writes rejected", _count(stale))
         dropped = counters.by_label("kind", "handoff_events_dropped_total")
         self.line("messages dropped", _parts(dropped))
         self.line("time to safe reclaim", self._reclaim())
         self.line("quarantined pages at most, per node", f"{int(max(counters.peaks.values(), default=0))}")
+        if self.carried:
+            self.carried.report(self)
         print("\nMust be 0")
         finished = [m for m in tally.mismatches if m["finished"]]
         parts = [m for m in tally.mismatches if not m["finished"]]
@@ -78,6 +83,9 @@ class Report:
         self.must("lost pages", [f"{node}: {what}" for node, what in pages.items()])
         self.must("open handoffs", [f"{node}: {what}" for node, what in handoffs.items()])
         self.must("nodes with lanes missing", lanes)
+        if self.carried:
+            self.must("pairs of nodes not over RDMA afterwards", self.carried.missing)
+            self.must("signs that pages did not go over RDMA", self.carried.problems())
         self.must("not quiet afterwards", [unsettled] if unsettled else [])
         self.must("stuck requests", ["no end"] * tally.stuck)
         self.must(f"of {tally.beside} beside a router's restart: failed", tally.disturbed)
