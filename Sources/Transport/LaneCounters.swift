@@ -21,6 +21,15 @@ package struct LaneCounters: Sendable, Equatable {
 
     package init() {}
 
+    /// A lane ends for this.
+    mutating func count(_ violation: LaneViolation) {
+        switch violation.kind {
+        case .staleWrite: staleWritesRejected += 1
+        case .protocolError: protocolErrors += 1
+        case .peerClosed, .fenced, .superseded, .shutdown, .timeout, .system: break
+        }
+    }
+
     static func += (a: inout LaneCounters, b: LaneCounters) {
         a.opened += b.opened
         a.closed.merge(b.closed, uniquingKeysWith: +)

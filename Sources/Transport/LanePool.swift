@@ -67,19 +67,13 @@ package final class LanePool: Sendable {
         /// False when its dialing thread could not be started.
         var isDialed = true
         var lastError: String?
-        /// Why RDMA did not work the last time, and when to try it again.
-        var rdmaError: String?
-        var rdmaRetry: (at: Instant, pause: Duration)?
-        /// Attempts over RDMA, for the next to begin with another pair of adapters.
-        var rdmaAttempts = 0
-        /// Lanes over RDMA in a row that the peer closed before anything was acknowledged.
-        var rdmaUnproven = 0
+        var path: RDMAPath
 
         func count(_ transport: LaneTransport) -> Int { lanes.values.count { $0.transport == transport } }
 
         /// What the next lane should be; nil when there are enough. RDMA where it works, beside TCP lanes that then go.
         func wants(_ lanesPerPeer: Int, rdma: RDMAChoice) -> LaneTransport? {
-            let mayTry = rdma != .off && !peer.rdmaAddresses.isEmpty && rdmaRetry?.at.hasPassed != false
+            let mayTry = rdma != .off && !peer.rdmaAddresses.isEmpty && path.isOpen
             if mayTry, count(.rdma) < lanesPerPeer { return .rdma }
             return lanes.count < lanesPerPeer ? .tcp : nil
         }
@@ -88,7 +82,7 @@ package final class LanePool: Sendable {
             if !lanes.isEmpty, count(.tcp) == 0 { return nil }
             if rdma == .off { return "--rdma is off" }
             if peer.rdmaAddresses.isEmpty { return "\(peer.name) has no RDMA device in use" }
-            return rdmaError
+            return path.error
         }
     }
 
@@ -145,7 +139,7 @@ package final class LanePool: Sendable {
             var fresh: [Target] = []
             for peer in wanted.values where table.peers[peer.decode] == nil {
                 table.nextSerial += 1
-                table.peers[peer.decode] = Peer(peer: peer, serial: table.nextSerial)
+                table.peers[peer.decode] = Peer(peer: peer, serial: table.nextSerial, path: RDMAPath(configuration))
                 fresh.append(Target(peer: peer, serial: table.nextSerial))
             }
             return (closing, fresh)
@@ -257,18 +251,9 @@ package final class LanePool: Sendable {
             let decode = target.peer.decode
             switch transport {
             case .tcp: table.peers[decode]?.lastError = error.message
-            case .rdma: leaveRDMA(&table, decode, because: error.message)
+            case .rdma: table.peers[decode]?.path.fail(error.message)
             }
         }
-    }
-
-    /// TCP for a while, which is longer each time until something is acknowledged over RDMA.
-    private func leaveRDMA(_ table: inout Table, _ decode: Incarnation, because reason: String) {
-        let last = table.peers[decode]?.rdmaRetry?.pause
-        let pause = last.map { min($0 * 2, configuration.rdmaRetryMax) } ?? configuration.rdmaRetryMin
-        table.peers[decode]?.rdmaError = reason
-        table.peers[decode]?.rdmaRetry = (.after(pause), pause)
-        table.peers[decode]?.rdmaUnproven = 0
     }
 
     private func hello(to target: Target) -> LaneHello {
@@ -290,10 +275,7 @@ package final class LanePool: Sendable {
     /// Over the next of the adapters on either side, in turn; over another where they do not reach each other.
     private func connectOverRDMA(_ target: Target) throws(TransportError) -> any SendingLane {
         let local = try RDMAPort.usable(configuration.rdma, near: slab.numaNode).compactMap(\.addresses.first)
-        let turn = table.withLock { table -> Int in
-            table.peers[target.peer.decode]?.rdmaAttempts += 1
-            return (table.peers[target.peer.decode]?.rdmaAttempts ?? 1) - 1
-        }
+        let turn = table.withLock { $0.peers[target.peer.decode]?.path.attempt() ?? 0 }
         let remote = target.peer.rdmaAddresses
         var lastError = TransportError(.refused, "\(target.peer.name) has no RDMA device")
         // All together take no longer than one, for lanes over TCP wait behind them.
@@ -322,9 +304,9 @@ package final class LanePool: Sendable {
     private func nextLook(_ target: Target) -> Instant? {
         let lanes = table.withLock { table in table.peers[target.peer.decode].map { Array($0.lanes.values) } ?? [] }
         for lane in lanes { lane.checkDevice() }
-        let retry = table.withLock { $0.peers[target.peer.decode]?.rdmaRetry?.at }
+        let retry = table.withLock { $0.peers[target.peer.decode]?.path.opening }
         let look = lanes.contains { $0.transport == .rdma } ? Instant.after(RDMAAcceptor.lookInterval) : nil
-        return [retry.flatMap { $0.hasPassed ? nil : $0 }, look].compactMap { $0 }.min()
+        return [retry, look].compactMap { $0 }.min()
     }
 
     /// Waits until another lane is needed; nil when the peer is not wanted any more.
@@ -373,7 +355,9 @@ package final class LanePool: Sendable {
         let reason = lane.run { [self] answer in
             switch answer {
             case .acknowledged(let handoff, let epoch, let records):
-                if lane.transport == .rdma, !isProven { prove(lane) }
+                if lane.transport == .rdma, !isProven {
+                    table.withLock { $0.peers[key.decode]?.path.prove() }
+                }
                 isProven = true
                 onEvent(.acknowledged(key, handoff, epoch, records: records))
             case .completionAcknowledged(let handoff, let epoch):
@@ -388,15 +372,6 @@ package final class LanePool: Sendable {
         remove(lane, because: reason, isProven: isProven)
     }
 
-    /// Something has arrived over RDMA: it works.
-    private func prove(_ lane: any SendingLane) {
-        table.withLock { table in
-            table.peers[lane.key.decode]?.rdmaError = nil
-            table.peers[lane.key.decode]?.rdmaRetry = nil
-            table.peers[lane.key.decode]?.rdmaUnproven = 0
-        }
-    }
-
     private func remove(_ lane: any SendingLane, because reason: LaneCloseReason? = nil, isProven: Bool = false) {
         let others = table.update { table -> [any SendingLane] in
             table.live.remove(lane.key)
@@ -405,13 +380,7 @@ package final class LanePool: Sendable {
             guard let reason else { return [] }
             table.peers[lane.key.decode]?.lastError = reason.description
             guard lane.transport == .rdma else { return [] }
-            if reason.kind == .peerClosed, !isProven { table.peers[lane.key.decode]?.rdmaUnproven += 1 }
-            let unproven = table.peers[lane.key.decode]?.rdmaUnproven ?? 0
-            guard reason.meansNoPath || unproven >= configuration.rdmaUnprovenMax else { return [] }
-            // Once for all lanes that end of one cause.
-            if table.peers[lane.key.decode]?.rdmaRetry?.at.hasPassed != false {
-                leaveRDMA(&table, lane.key.decode, because: "lanes over RDMA ended: \(reason)")
-            }
+            table.peers[lane.key.decode]?.path.laneEnded(reason, isProven: isProven)
             guard reason.meansNoPath else { return [] }
             return table.peers[lane.key.decode]?.lanes.values.filter { $0.transport == .rdma } ?? []
         }

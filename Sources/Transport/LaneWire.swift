@@ -241,10 +241,12 @@ struct CompletionLayout {
     private var method: Method { digests ? .xxh3PerLayer : .none }
     var bytes: Int { CompletionLayout.headBytes + pages * (8 + 8 * layers) }
 
-    /// Whether the head says what was agreed.
-    func fits(_ body: UnsafeRawBufferPointer) -> Bool {
+    /// Throws unless the head says what was agreed.
+    func check(_ body: UnsafeRawBufferPointer) throws(LaneViolation) {
         var reader = WireReader(body)
-        return reader.next() == method.rawValue && reader.next() == UInt32(layers)
+        guard reader.next() == method.rawValue, reader.next() == UInt32(layers) else {
+            throw .malformed("a completion record \(digests ? "without" : "with") digests on this lane")
+        }
     }
 
     func read(_ body: UnsafeRawBufferPointer) -> [Page] {
@@ -267,6 +269,15 @@ struct CompletionLayout {
             writer.put(page.slot.generation.value)
             for layer in page.digest.layers { writer.put(layer) }
         }
+    }
+}
+
+extension CompletionRecord {
+    /// What a frame says, in short.
+    init(_ header: FrameHeader, _ pages: [CompletionLayout.Page]) {
+        self.init(
+            handoff: header.handoff, epoch: header.epoch,
+            pages: pages.map { SealedPage(slot: $0.slot, digest: $0.digest.value) })
     }
 }
 

@@ -23,6 +23,12 @@ package struct SlabRegion: @unchecked Sendable {
         return node < 0 ? nil : Int(node)
     }
 
+    /// The digests of granted pages as they are in memory now. All of them have landed, and nobody else may touch them
+    /// before the seal.
+    func digests(of slots: [SlotRef]) -> [PageDigest] {
+        slots.map { PageDigest.of(page: address(of: $0, offset: 0), shape: shape) }
+    }
+
     /// Where a slot's bytes are. The index must be one of this slab's.
     func address(of slot: SlotRef, offset: Int) -> UnsafeMutableRawPointer {
         precondition(Int(slot.index) < slotCount, "slot \(slot.index) is outside the slab")

@@ -1,4 +1,3 @@
-import Glibc
 import Testing
 
 extension ClusterTests {
@@ -51,19 +50,7 @@ extension ClusterTests {
             let requests = workload.requests(16)
             let reference = try await StormTests.reference(requests)
             let cluster = try await start(prefill: 2, decode: 2)
-            for victim in ["decode-1", "prefill-2"] {
-                async let storm = StormTests.wave(
-                    80, of: requests, against: reference, on: cluster, seed: UInt64(victim.count))
-                try await cluster.wait(for: "work on \(victim)") { ($0.node(victim)?.openHandoffs ?? 0) > 0 }
-                let process = try cluster.process(victim)
-                process.send(SIGKILL)
-                #expect(await process.waitForExit(.seconds(5)) == .signal(SIGKILL))
-                try await cluster.wait(for: "\(victim) to be noticed") { $0.node(victim)?.state != "ready" }
-                try cluster.launch(victim)
-                #expect(await storm.finished >= 64)
-                try await cluster.waitUntilReady(nodes: 4)
-                try await cluster.waitUntilQuiet()
-            }
+            try await NodeLossTests.killUnderLoad(on: cluster, requests, reference, count: 80)
             try await waitForRDMA(cluster, prefill: 2, decode: 2)
             await cluster.stop()
         }
@@ -76,15 +63,7 @@ extension ClusterTests {
             let requests = workload.requests(16)
             let reference = try await StormTests.reference(requests)
             let cluster = try await start(prefill: 2, decode: 1)
-            async let storm = StormTests.wave(60, of: requests, against: reference, on: cluster, seed: 4)
-            try await cluster.wait(for: "work on prefill-1") { ($0.node("prefill-1")?.openHandoffs ?? 0) > 0 }
-            let process = try cluster.process("prefill-1")
-            process.send(SIGSTOP)
-            try await cluster.wait(for: "the lease to end") { $0.node("prefill-1")?.state != "ready" }
-            process.send(SIGCONT)
-            #expect(await storm.finished >= 48)
-            try await cluster.waitUntilReady(nodes: 3)
-            try await cluster.waitUntilQuiet()
+            try await NodeLossTests.stopUnderLoad(on: cluster, requests, reference)
             try await waitForRDMA(cluster, prefill: 2, decode: 1)
             await cluster.stop()
         }

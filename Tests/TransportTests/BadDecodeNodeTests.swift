@@ -86,9 +86,7 @@ extension Lanes {
 
             pool.setPeers([LanePeer(decode: decodeNode, address: second.address, name: "decode")])
             try second.accept(as: key.lane)
-            let start = Instant.now
-            // Counters tell nobody when they change.
-            while pool.tally.total.dialFailures == 0, Instant.now - start < .seconds(10) { usleep(1000) }
+            wait("a failed attempt", within: .seconds(10)) { pool.tally.total.dialFailures > 0 }
             #expect(pool.snapshot().first?.lastError?.contains("twice") == true)
             #expect(sent.all.count == 2)
             isHeldUp.update { $0 = false }

@@ -132,21 +132,13 @@ extension Lanes {
             let early = lanes.refused
             #expect(silent.count + early[.tooManyLanes, default: 0] == 60)
             #expect(early[.tooManyLanes, default: 0] > 0, "all 60 were let in")
-            let deadline = Instant.after(.seconds(20))
-            while lanes.refused[.helloTimeout, default: 0] < silent.count, !deadline.hasPassed {
-                // Counters tell nobody when they change.
-                usleep(1000)
-            }
+            wait("those who are silent to be gone") { lanes.refused[.helloTimeout, default: 0] >= silent.count }
             #expect(lanes.refused[.helloTimeout] == silent.count)
             #expect(lanes.listener.lanes.isEmpty)
             silent = []
             _ = try lanes.connect()
             lanes.pool.setPeers([])
-            while openDescriptors() > before, !deadline.hasPassed {
-                // Until the last thread has let go of its lane.
-                usleep(1000)
-            }
-            #expect(openDescriptors() <= before)
+            wait("the last thread to let go of its lane") { openDescriptors() <= before }
         }
 
         /// One who goes away in the middle of setting up a lane holds nothing for long.
@@ -154,11 +146,7 @@ extension Lanes {
             let lanes = try LaneHarness(over: .rdma)
             defer { lanes.shutdown() }
             for _ in 0..<5 { _ = try RawRDMAPeer(lanes) }
-            let deadline = Instant.after(.seconds(10))
-            while lanes.refused[.helloTimeout, default: 0] < 5, !deadline.hasPassed {
-                // Counters tell nobody when they change.
-                usleep(1000)
-            }
+            wait("all to be gone", within: .seconds(10)) { lanes.refused[.helloTimeout, default: 0] >= 5 }
             #expect(lanes.refused[.helloTimeout] == 5)
             #expect(lanes.listener.lanes.isEmpty)
             _ = try lanes.connect()
@@ -215,11 +203,7 @@ extension Lanes {
             let flood = RDMAFlood(connection, bytes)
             try flood.start()
             let start = Instant.now
-            while flood.sent < 200, Instant.now - start < .seconds(10) {
-                // Counters tell nobody when they change.
-                usleep(1000)
-            }
-            #expect(flood.sent >= 200)
+            wait("a flood", within: .seconds(10)) { flood.sent >= 200 }
             pool.shutdown()
             #expect(Instant.now - start < .seconds(20))
             flood.stop()
@@ -237,11 +221,7 @@ extension Lanes {
             }
             let connection = try listener.accept(saying: reply)
             defer { withExtendedLifetime(connection) {} }
-            let deadline = Instant.after(.seconds(10))
-            while pool.snapshot().first?.reason == nil, !deadline.hasPassed {
-                // Until the answer is read.
-                usleep(1000)
-            }
+            wait("the answer to be read", within: .seconds(10)) { pool.snapshot().first?.reason != nil }
             let reason = try #require(pool.snapshot().first?.reason)
             #expect(reason.contains(what == "digests" ? "another mind about digests" : "answers what no lane does"))
         }

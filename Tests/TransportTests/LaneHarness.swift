@@ -74,6 +74,19 @@ final class EventLog<Event: Sendable>: Sendable {
 
 }
 
+/// Waits until something has come true, which must be in time: counters and lists tell nobody when they change.
+func wait(
+    _ what: Comment, within time: Duration = .seconds(20), sourceLocation: SourceLocation = #_sourceLocation,
+    until condition: () -> Bool
+) {
+    let deadline = Instant.after(time)
+    while !condition(), !deadline.hasPassed {
+        // Between looks.
+        usleep(1000)
+    }
+    #expect(condition(), what, sourceLocation: sourceLocation)
+}
+
 /// A decode node's listener and a prefill node's pool over loopback.
 final class LaneHarness {
     let source: TestSlab

@@ -29,13 +29,14 @@ extension Lanes {
             try lanes.handOver(on: replacement, generation: 10)
             let reason = lanes.pool.snapshot().first?.reason
             #expect(reason?.contains("over RDMA") == true, "\(reason ?? "none")")
-            #expect(lanes.within(.seconds(60)) { !lanes.listener.lanes.contains { $0.transport == .rdma } })
+            wait("both ends to find out", within: .seconds(60)) {
+                !lanes.listener.lanes.contains { $0.transport == .rdma }
+            }
 
             try setPath(works: true)
             let again = try #require(lanes.lane(over: .rdma))
             try lanes.handOver(on: again, generation: 20)
-            let areGone = lanes.within(.seconds(20)) { !lanes.listener.lanes.contains { $0.transport == .tcp } }
-            #expect(areGone, "\(lanes.listener.lanes), \(lanes.pool.snapshot())")
+            wait("lanes over TCP to go") { !lanes.listener.lanes.contains { $0.transport == .tcp } }
         }
 
         /// Lanes take the adapters of both sides in turn.
@@ -138,18 +139,5 @@ extension LaneHarness {
         // A lane over TCP may be gone by now, where one over RDMA took its place.
         let digests = (8..<16).map { PageDigest.of(page: target.start(of: $0), shape: testShape).value }
         #expect(record.pages.map(\.digest) == digests)
-    }
-}
-
-extension LaneHarness {
-    /// Whether something comes true in time. Lists tell nobody when they change.
-    fileprivate func within(_ time: Duration, _ condition: () -> Bool) -> Bool {
-        let deadline = Instant.after(time)
-        while !condition() {
-            if deadline.hasPassed { return false }
-            // Between looks.
-            usleep(10_000)
-        }
-        return true
     }
 }

@@ -108,16 +108,10 @@ extension Lanes {
                 decode: Incarnation(0xBAD), address: "127.0.0.1:1", name: "stranger",
                 rdmaAddresses: lanes.listener.rdmaAddresses)
             lanes.pool.setPeers([peer])
-            let deadline = Instant.after(.seconds(10))
-            while lanes.listener.tally.total.refused[.wrongDecodeNode] == nil, !deadline.hasPassed {
-                // Until the first attempt.
-                usleep(1000)
+            wait("an attempt", within: .seconds(10)) {
+                lanes.listener.tally.total.refused[.wrongDecodeNode] ?? 0 > 0
             }
-            #expect(lanes.listener.tally.total.refused[.wrongDecodeNode] ?? 0 > 0)
-            while lanes.pool.snapshot().first?.reason == nil, !deadline.hasPassed {
-                // Until its answer.
-                usleep(1000)
-            }
+            wait("its answer", within: .seconds(10)) { lanes.pool.snapshot().first?.reason != nil }
             #expect(lanes.pool.snapshot().first?.reason?.contains("another decode node") == true)
         }
 

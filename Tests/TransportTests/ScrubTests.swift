@@ -49,15 +49,6 @@ extension Lanes {
                 onMismatch: { found.append(Found(slot: $0.slot, mismatches: $1, passes: table.passes)) })
         }
 
-        private func wait(_ what: Comment, until condition: () -> Bool) {
-            let start = Instant.now
-            while !condition(), Instant.now - start < .seconds(20) {
-                // Counters tell nobody when they change.
-                usleep(1000)
-            }
-            #expect(condition(), what)
-        }
-
         @Test func aByteThatChangesIsFoundWithinTwoPassesAndToldOnce() throws {
             let slab = TestSlab(slots: 16)
             slab.fillWithPattern(3)

@@ -2,6 +2,9 @@ import Handoff
 
 /// The digests of the pages of one handoff, taken on its lane as they are sent.
 struct SourceDigests {
+    /// Bytes whose digests are taken before they are sent, so that they are still in the cache.
+    static let strideBytes = 1 << 19
+
     private let slab: SlabRegion
     private let table: DigestTable?
     /// By position in the handoff's block table.

@@ -80,7 +80,7 @@ final class RDMAAcceptor: Sendable {
         let address = try endpoint.resolve(passive: true)
         var made: UnsafeMutablePointer<rdma_cm_id>?
         guard rdma_create_id(channel, &made, nil, RDMA_PS_TCP) == 0, let id = made else {
-            throw TransportError(.system, "can't use RDMA", errno: errno)
+            throw RDMAHalf.unavailable(errno)
         }
         do throws(TransportError) {
             let bound = address.withPointer { address, _ in rdma_bind_addr(id, UnsafeMutablePointer(mutating: address))

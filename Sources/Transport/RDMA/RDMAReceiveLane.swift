@@ -180,18 +180,8 @@ final class RDMAReceiveLane: ReceivingLane {
                 }
                 return LaneCloseReason(.shutdown)
             } catch {
-                count(error)
+                lane.counters.withLock { $0.count(error) }
                 return error.reason
-            }
-        }
-
-        private func count(_ violation: LaneViolation) {
-            lane.counters.withLock { counters in
-                switch violation.kind {
-                case .staleWrite: counters.staleWritesRejected += 1
-                case .protocolError: counters.protocolErrors += 1
-                case .peerClosed, .fenced, .superseded, .shutdown, .timeout, .system: break
-                }
             }
         }
 
@@ -327,17 +317,15 @@ final class RDMAReceiveLane: ReceivingLane {
     private func check(_ header: FrameHeader, _ body: [UInt8]) throws(LaneViolation) -> CompletionRecord {
         let slots = try gate.expectCompletion(header)
         let layout = CompletionLayout(pages: slots.count, digests: settings.digests.makesDigests, shape: slab.shape)
-        guard body.withUnsafeBytes({ layout.fits($0) }) else {
-            throw .malformed("a completion record \(layout.digests ? "without" : "with") digests on this lane")
-        }
-        let pages = body.withUnsafeBytes { layout.read($0) }
-        let record = CompletionRecord(
-            handoff: header.handoff, epoch: header.epoch,
-            pages: pages.map { SealedPage(slot: $0.slot, digest: $0.digest.value) })
+        let pages = try body.withUnsafeBytes { body in
+            Result { () throws(LaneViolation) in
+                try layout.check(body)
+                return layout.read(body)
+            }
+        }.get()
+        let record = CompletionRecord(header, pages)
         // Nobody saw the bytes land.
-        let found =
-            settings.digests.makesDigests
-            ? slots.map { PageDigest.of(page: slab.address(of: $0, offset: 0), shape: slab.shape) } : []
+        let found = settings.digests.makesDigests ? slab.digests(of: slots) : []
         try gate.complete(record, expected: pages.map(\.digest), reading: found, shape: slab.shape)
         counters.withLock { counters in
             counters.completions += 1

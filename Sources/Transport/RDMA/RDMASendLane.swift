@@ -111,11 +111,8 @@ final class RDMASendLane: SendingLane {
                 }
                 return LaneCloseReason(.shutdown)
             } catch {
-                lane.counters.withLock { counters in
-                    if error.kind == .protocolError { counters.protocolErrors += 1 }
-                    // The decode node's adapter says so to nobody but the writer.
-                    if error.kind == .staleWrite { counters.staleWritesRejected += 1 }
-                }
+                // Stale writes too: the decode node's adapter says so to nobody but the writer.
+                lane.counters.withLock { $0.count(error) }
                 return error.reason
             }
         }
@@ -229,7 +226,7 @@ final class RDMASendLane: SendingLane {
             var remoteEnd: UInt64 = 0
             var localEnd: UInt64 = 0
             var lastKey: UInt32 = 0
-            while posted < batch.ranges.count, bytes < RDMASendLane.digestStride {
+            while posted < batch.ranges.count, bytes < SourceDigests.strideBytes {
                 let range = batch.ranges[posted]
                 let local = UInt64(UInt(bitPattern: lane.slab.address(of: range.source, offset: range.offset)))
                 let remote = address(range)
@@ -332,8 +329,6 @@ final class RDMASendLane: SendingLane {
         }
     }
 
-    /// Bytes whose digests are taken before they are given to the adapter.
-    private static let digestStride = 1 << 19
     /// Windows of one grant: one per slot at most, of which there are no more than this.
     private static let windowsMax: UInt32 = 1 << 20
 }

@@ -97,7 +97,7 @@ final class TCPReceiveLane: ReceivingLane {
                 }
             }
         } catch {
-            count(error)
+            counters.withLock { $0.count(error) }
             return error.reason
         }
     }
@@ -170,26 +170,16 @@ final class TCPReceiveLane: ReceivingLane {
         defer { body.deallocate() }
         // How its digests were made comes first: where it is not as the lane agreed, the rest has another length.
         try read(into: UnsafeMutableRawBufferPointer(rebasing: body[..<CompletionLayout.headBytes]))
-        guard layout.fits(UnsafeRawBufferPointer(body)) else {
-            throw .malformed("a completion record \(layout.digests ? "without" : "with") digests on this lane")
-        }
+        try layout.check(UnsafeRawBufferPointer(body))
         try read(into: UnsafeMutableRawBufferPointer(rebasing: body[CompletionLayout.headBytes...]))
         let pages = layout.read(UnsafeRawBufferPointer(body))
-        let record = CompletionRecord(
-            handoff: header.handoff, epoch: header.epoch,
-            pages: pages.map { SealedPage(slot: $0.slot, digest: $0.digest.value) })
+        let record = CompletionRecord(header, pages)
         try gate.complete(
-            record, expected: pages.map(\.digest), reading: settings.digests == .scrub ? readDigests(slots) : nil,
+            record, expected: pages.map(\.digest), reading: settings.digests == .scrub ? slab.digests(of: slots) : nil,
             shape: slab.shape)
         counters.withLock { $0.completions += 1 }
         try acknowledge(.completionAcknowledgement, header)
         return record
-    }
-
-    /// The digests of granted pages as they are in memory now. All of them have landed, and nobody else may touch
-    /// them before the seal.
-    private func readDigests(_ slots: [SlotRef]) -> [PageDigest] {
-        slots.map { PageDigest.of(page: slab.address(of: $0, offset: 0), shape: slab.shape) }
     }
 
     private func acknowledge(_ kind: FrameHeader.Kind, _ header: FrameHeader) throws(LaneViolation) {
@@ -221,15 +211,5 @@ final class TCPReceiveLane: ReceivingLane {
     private func violation(_ failure: Socket.Failure, _ doing: String) -> LaneViolation {
         let reason = LaneCloseReason(after: failure, doing)
         return LaneViolation(kind: reason.kind, detail: reason.detail)
-    }
-
-    private func count(_ violation: LaneViolation) {
-        counters.withLock { counters in
-            switch violation.kind {
-            case .staleWrite: counters.staleWritesRejected += 1
-            case .protocolError: counters.protocolErrors += 1
-            case .peerClosed, .fenced, .superseded, .shutdown, .timeout, .system: break
-            }
-        }
     }
 }

@@ -4,9 +4,6 @@ import Handoff
 /// The prefill node's end of a lane over TCP: a thread that writes records straight from slab pages and reads the
 /// acknowledgements that come back.
 final class TCPSendLane: SendingLane {
-    /// Bytes whose digests are taken before they are sent, so that they are still in the cache.
-    private static let digestStride = 1 << 19
-
     let key: LaneKey
     let transport = LaneTransport.tcp
     private let socket: Socket
@@ -93,7 +90,7 @@ final class TCPSendLane: SendingLane {
                     try readAnswers()
                 }
             } catch {
-                if error.kind == .protocolError { lane.counters.withLock { $0.protocolErrors += 1 } }
+                lane.counters.withLock { $0.count(error) }
                 return error.reason
             }
         }
@@ -138,7 +135,7 @@ final class TCPSendLane: SendingLane {
                 let mismatches = digests.take(range, of: batch.handoff)
                 if !mismatches.isEmpty { onAnswer(.sourceChanged(batch.handoff, range.source, mismatches)) }
                 // Send in strides what was just read, while it is in the cache.
-                if bytes >= TCPSendLane.digestStride, index + 1 < batch.ranges.count {
+                if bytes >= SourceDigests.strideBytes, index + 1 < batch.ranges.count {
                     try sendVectors(filled)
                     filled = 0
                     bytes = 0
