@@ -146,6 +146,17 @@ final class LaneHarness {
         return lane.map { LaneKey(decode: decodeNode, lane: $0) }
     }
 
+    /// This many lanes, open on both sides. They may open in another order than that of their numbers.
+    func openLanes(_ count: Int) -> [LaneKey] {
+        var keys: [LaneKey] {
+            received.all.compactMap {
+                if case .opened(let lane, prefillNode, _) = $0 { LaneKey(decode: decodeNode, lane: lane) } else { nil }
+            }
+        }
+        wait("\(count) lanes to open") { keys.count >= count }
+        return keys
+    }
+
     func waitForClose(_ lane: LaneID) -> (reason: LaneCloseReason, fence: Duration?)? {
         received.first { event in
             if case .closed(lane, let reason, let fence) = event { (reason, fence) } else { nil }

@@ -14,8 +14,8 @@ extension Lanes {
                 $0.rdma = .device("rxe0", port: nil)
             }
             defer { lanes.shutdown() }
-            let key = try lanes.connect()
-            _ = try #require(lanes.openLane(after: key.lane))
+            lanes.pool.setPeers([lanes.peer])
+            let key = try #require(lanes.openLanes(2).first)
             let grant = terms(key.lane, slots: 0..<64)
             #expect(lanes.listener.bind(grant))
             try setPath(works: false)
@@ -44,12 +44,11 @@ extension Lanes {
             let lanes = try LaneHarness(slots: 64, lanes: 4, over: .rdma)
             defer { lanes.shutdown() }
             #expect(lanes.listener.rdmaAddresses.count == 2)
-            var last = LaneID(0)
             lanes.pool.setPeers([lanes.peer])
-            for round in 1...4 {
-                let key = try #require(lanes.openLane(after: last))
-                last = key.lane
-                try lanes.handOver(on: key, generation: UInt32(round))
+            let keys = lanes.openLanes(4)
+            try #require(keys.count == 4)
+            for (round, key) in keys.enumerated() {
+                try lanes.handOver(on: key, generation: UInt32(round + 1))
             }
             for tally in [lanes.pool.tally, lanes.listener.tally] {
                 for device in ["rxe0", "rxe1"] {
