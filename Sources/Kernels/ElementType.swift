@@ -7,6 +7,8 @@ package enum ElementType: UInt8, Sendable, CaseIterable {
     case f32, f16, bf16
     case q4_0, q4_1, q8_0
     case q4_K, q5_K, q6_K
+    /// 8-bit floats, which mean something together with the scales of their blocks only.
+    case f8E4M3
 
     package var name: String {
         switch self {
@@ -19,13 +21,14 @@ package enum ElementType: UInt8, Sendable, CaseIterable {
         case .q4_K: "Q4_K"
         case .q5_K: "Q5_K"
         case .q6_K: "Q6_K"
+        case .f8E4M3: "F8_E4M3"
         }
     }
 
     /// Columns per block; a row is a whole number of blocks.
     package var blockElements: Int {
         switch self {
-        case .f32, .f16, .bf16: 1
+        case .f32, .f16, .bf16, .f8E4M3: 1
         case .q4_0, .q4_1, .q8_0: 32
         case .q4_K, .q5_K, .q6_K: 256
         }
@@ -41,6 +44,7 @@ package enum ElementType: UInt8, Sendable, CaseIterable {
         case .q4_K: 144
         case .q5_K: 176
         case .q6_K: 210
+        case .f8E4M3: 1
         }
     }
 
@@ -67,6 +71,7 @@ package enum ElementType: UInt8, Sendable, CaseIterable {
         case .q4_K: Int32(CK_Q4_K)
         case .q5_K: Int32(CK_Q5_K)
         case .q6_K: Int32(CK_Q6_K)
+        case .f8E4M3: Int32(9)
         }
     }
 }
