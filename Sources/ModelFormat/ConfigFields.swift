@@ -75,6 +75,28 @@ struct ConfigFields {
         return value.string ?? wrong(name, "must be a string, not \(value.kindName)", standIn)
     }
 
+    /// Reports a text that is there and not the one that is supported.
+    mutating func require(_ name: String, _ supported: String) {
+        let found = text(name, default: supported)
+        if found != supported { report("\(name) is \(shown(found)); supported: \(supported)") }
+    }
+
+    /// Reports a flag that is there and not the one that is supported.
+    mutating func require(_ name: String, _ supported: Bool) {
+        if flag(name, default: supported) != supported { report("\(name) \(!supported) is not supported") }
+    }
+
+    /// One of two words for each of `count` things: true for the first. Nil if the field is missing or wrong.
+    mutating func choices(_ name: String, count: Int, _ yes: String, _ no: String) -> [Bool]? {
+        guard let value = value(name) else { return nil }
+        let words = value.array?.compactMap(\.string) ?? []
+        guard words.count == count, words.count == value.array?.count, words.allSatisfy({ $0 == yes || $0 == no })
+        else {
+            return wrong(name, "must be \(count) times \"\(yes)\" or \"\(no)\", one for each layer", nil)
+        }
+        return words.map { $0 == yes }
+    }
+
     mutating func numbers(_ name: String, count: Int, _ limits: ClosedRange<Double>) -> [Double] {
         guard let value = value(name) else { return missing(name, []) }
         let numbers = value.array?.compactMap(\.double) ?? []

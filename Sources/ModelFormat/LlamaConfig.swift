@@ -28,9 +28,8 @@ package struct LlamaConfig: Sendable, Equatable {
 
     /// From `config.json` with transformers' defaults. Problems are left in `fields`.
     init(huggingFace fields: inout ConfigFields, generation: JSON) {
-        let vocabularySize = fields.integer("vocab_size", CommonConfig.vocabularySizes)
-        let hiddenSize = fields.integer("hidden_size", CommonConfig.widths)
-        let contextLimit = fields.integer("max_position_embeddings", CommonConfig.contexts, default: 2048)
+        common = CommonConfig(huggingFace: &fields, generation: generation, .llama, defaultContext: 2048)
+        let hiddenSize = common.hiddenSize
         headCount = fields.integer("num_attention_heads", CommonConfig.headCounts)
         keyValueHeadCount = fields.integer("num_key_value_heads", CommonConfig.headCounts, default: headCount)
         headDimension = fields.integer(
@@ -48,25 +47,11 @@ package struct LlamaConfig: Sendable, Equatable {
         let bias = fields.flag("attention_bias", default: false)
         attentionBias = AttentionBias(query: bias, key: bias, value: bias, output: bias)
         mlpBias = fields.flag("mlp_bias", default: false)
-        rope = RopeConfig(huggingFace: &fields, headDimension: headDimension, contextLimit: contextLimit)
-        let activation = fields.text("hidden_act", default: "silu")
-        if activation != "silu" { fields.report("hidden_act is \(shown(activation)); supported: silu") }
+        rope = RopeConfig(huggingFace: &fields, headDimension: headDimension, contextLimit: common.contextLimit)
+        fields.require("hidden_act", "silu")
         if fields.value("quantization_config") != nil {
             fields.report("quantization_config is not supported: use F32, F16 or BF16 weights, or a GGUF file")
         }
-        // Token ids of generation_config.json take precedence, as in transformers' generate().
-        var generationFields = ConfigFields(json: generation)
-        let eos =
-            generationFields.tokens("eos_token_id", vocabularySize: vocabularySize)
-            ?? fields.tokens("eos_token_id", vocabularySize: vocabularySize)
-        let bos =
-            generationFields.tokens("bos_token_id", vocabularySize: vocabularySize)
-            ?? fields.tokens("bos_token_id", vocabularySize: vocabularySize)
-        for problem in generationFields.problems { fields.report("generation_config.json: \(problem)") }
-        common = CommonConfig(
-            architecture: .llama, vocabularySize: vocabularySize, hiddenSize: hiddenSize,
-            layerCount: fields.integer("num_hidden_layers", CommonConfig.layerCounts), contextLimit: contextLimit,
-            bosToken: bos?.first, eosTokens: eos ?? [])
     }
 
     /// From the metadata of a GGUF file (keys `llama.*`); ties and biases show in its table of tensors.

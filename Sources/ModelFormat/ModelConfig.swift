@@ -53,6 +53,38 @@ package struct CommonConfig: Sendable, Equatable {
     /// Tokens that end an answer.
     package let eosTokens: [Int]
 
+    init(
+        architecture: Architecture, vocabularySize: Int, hiddenSize: Int, layerCount: Int, contextLimit: Int,
+        bosToken: Int?, eosTokens: [Int]
+    ) {
+        self.architecture = architecture
+        self.vocabularySize = vocabularySize
+        self.hiddenSize = hiddenSize
+        self.layerCount = layerCount
+        self.contextLimit = contextLimit
+        self.bosToken = bosToken
+        self.eosTokens = eosTokens
+    }
+
+    /// From `config.json`. Token ids of `generation_config.json` take precedence, as in transformers' generate().
+    init(
+        huggingFace fields: inout ConfigFields, generation: JSON, _ architecture: Architecture, defaultContext: Int
+    ) {
+        let vocabularySize = fields.integer("vocab_size", Self.vocabularySizes)
+        var generationFields = ConfigFields(json: generation)
+        func tokens(_ name: String, _ fields: inout ConfigFields) -> [Int]? {
+            generationFields.tokens(name, vocabularySize: vocabularySize)
+                ?? fields.tokens(name, vocabularySize: vocabularySize)
+        }
+        self.init(
+            architecture: architecture, vocabularySize: vocabularySize,
+            hiddenSize: fields.integer("hidden_size", Self.widths),
+            layerCount: fields.integer("num_hidden_layers", Self.layerCounts),
+            contextLimit: fields.integer("max_position_embeddings", Self.contexts, default: defaultContext),
+            bosToken: tokens("bos_token_id", &fields)?.first, eosTokens: tokens("eos_token_id", &fields) ?? [])
+        for problem in generationFields.problems { fields.report("generation_config.json: \(problem)") }
+    }
+
     // Bounds on what a config may ask for, far above any published model.
     static let vocabularySizes = 1...(1 << 22)
     static let widths = 1...(1 << 20)

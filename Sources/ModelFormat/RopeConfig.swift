@@ -1,12 +1,13 @@
 import Glibc
+import OrderedJSON
 
 /// How positions become rotations of queries and keys (RoPE; Su et al. 2021, arXiv:2104.09864).
 package struct RopeConfig: Sendable, Equatable {
     /// Which dimensions of a head turn together.
     package enum Pairing: Sendable, Equatable {
-        /// i with i + dimensions/2: Hugging Face checkpoints.
+        /// i with i + dimensions/2: most Hugging Face checkpoints.
         case halfSplit
-        /// 2i with 2i + 1: GGUF files of the llama architecture, whose q and k rows are permuted accordingly.
+        /// 2i with 2i + 1: GLM-5, and GGUF files of the llama architecture, whose q and k rows are permuted accordingly.
         case interleaved
     }
 
@@ -80,18 +81,26 @@ extension RopeConfig {
     static let positive = 1e-9...1e9
 
     /// From `config.json`: `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5).
-    init(huggingFace fields: inout ConfigFields, headDimension: Int, contextLimit: Int) {
+    /// `dimensionName` is the field that `headDimension` came from.
+    init(
+        huggingFace fields: inout ConfigFields, headDimension: Int, contextLimit: Int, pairing: Pairing = .halfSplit,
+        dimensionName: String = "head_dim"
+    ) {
         let group = fields.firstPresent("rope_parameters", "rope_scaling")
+        if let group, let value = fields.value(group), value.object == nil {
+            fields.report("\(group) must be an object, not \(value.kindName)")
+        }
         func name(_ field: String) -> String { group.map { "\($0).\(field)" } ?? field }
         let thetaName = fields.firstPresent(name("rope_theta"), "rope_theta") ?? "rope_theta"
         theta = fields.number(thetaName, Self.thetas, default: 10000)
         let shareName = fields.firstPresent(name("partial_rotary_factor"), "partial_rotary_factor")
         let share = shareName.map { fields.number($0, 0...1) } ?? 1
         dimensions = Int(Double(headDimension) * share)
-        pairing = .halfSplit
+        self.pairing = pairing
         if dimensions < 2 || dimensions % 2 != 0 {
             fields.report(
-                "the rotated dimensions of a head (head_dim × partial_rotary_factor) are \(dimensions), not even")
+                "the rotated dimensions of a head (\(dimensionName) × partial_rotary_factor) are \(dimensions), not even"
+            )
         }
         guard group != nil else {
             scaling = .none

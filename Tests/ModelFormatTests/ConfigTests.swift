@@ -96,6 +96,7 @@ import Testing
         arguments: [
             (["hidden_size": 1_099_511_627_776], "hidden_size"),
             (["hidden_size": 63], "not a multiple of num_attention_heads"),
+            (["rope_scaling": "linear"], "rope_scaling must be an object, not a string"),
             (["head_dim": 7], "not even"), (["head_dim": 1], "head_dim"), (["eos_token_id": 100], "eos_token_id"),
             (["eos_token_id": [1, "x"]], "eos_token_id"), (["eos_token_id": -1], "eos_token_id"),
             (["rope_theta": 0], "rope_theta"), (["rope_theta": "x"], "rope_theta"),
