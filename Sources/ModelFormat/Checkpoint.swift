@@ -110,6 +110,12 @@ package final class Checkpoint: Sendable {
 
     package func tensor(named name: String) -> TensorInfo? { table?[name] }
 
+    /// The scales of a weight of 8-bit floats: F32, one for each block of the config's `weightBlock`. Nil if there are
+    /// none; after `check` every such weight has them, and no other.
+    package func scales(of weight: TensorInfo) -> TensorInfo? {
+        table?[WeightBlock.scaleName(of: weight.name)]
+    }
+
     /// The bytes of one of this checkpoint's tensors; valid while it lives, never to be written, and in
     /// safetensors files not necessarily aligned. Throws if the type's size is unknown.
     package func bytes(of tensor: TensorInfo) throws(ModelFormatError) -> UnsafeRawBufferPointer {

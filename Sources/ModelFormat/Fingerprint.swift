@@ -1,7 +1,7 @@
 import Crypto
 
 extension Checkpoint {
-    /// Windows of tensor data that go into the fingerprint: at most 4 MiB in all.
+    /// Windows of tensor data that go into the fingerprint: at most 4 MiB in all, and as much of scales.
     private static let sampleWindows = 4096
     private static let windowBytes = 1024
     /// Files beside a safetensors checkpoint that decide what the model answers.
@@ -33,6 +33,18 @@ extension Checkpoint {
         for tensor in tensors {
             hash.add("\(tensor.name) \(tensor.type) \(tensor.shape)")
         }
+        // Scales apart from weights: in between them, windows at even distances might meet none.
+        let isScale = tensors.map { WeightBlock.weightName(ofScale: $0.name) != nil }
+        for kind in [false, true] {
+            try addSample(of: zip(tensors, isScale).filter { $0.1 == kind }.map(\.0), to: &hash)
+        }
+        return hash.finalize().map { byte in
+            let digits = String(byte, radix: 16)
+            return byte < 16 ? "0" + digits : digits
+        }.joined()
+    }
+
+    private func addSample(of tensors: [TensorInfo], to hash: inout SHA256) throws(ModelFormatError) {
         let sampled = tensors.filter { ($0.byteCount ?? 0) > 0 }
         for window in 0..<(sampled.isEmpty ? 0 : Self.sampleWindows) {
             // Window w falls into tensor w·n/W; windows of one tensor are spread evenly over it.
@@ -44,10 +56,6 @@ extension Checkpoint {
             let start = Int(position * Double(data.count - length))
             hash.add(bytes: UnsafeRawBufferPointer(rebasing: data[start..<start + length]))
         }
-        return hash.finalize().map { byte in
-            let digits = String(byte, radix: 16)
-            return byte < 16 ? "0" + digits : digits
-        }.joined()
     }
 }
 

@@ -53,20 +53,6 @@ package struct TensorInfo: Sendable, Equatable {
     }
 }
 
-/// A tensor a model needs.
-package struct ExpectedTensor: Sendable, Equatable {
-    package let name: String
-    package let shape: [Int]
-    /// May be missing; if there it must have the shape.
-    package let isOptional: Bool
-
-    package init(name: String, shape: [Int], isOptional: Bool = false) {
-        self.name = name
-        self.shape = shape
-        self.isOptional = isOptional
-    }
-}
-
 /// The tensors of a checkpoint by name.
 package struct TensorTable: Sendable {
     /// Sorted by name (by bytes).
@@ -91,33 +77,22 @@ package struct TensorTable: Sendable {
 
     /// The tensor of that name, in O(1).
     package subscript(name: String) -> TensorInfo? {
-        places[ByteString(name)].map { tensors[$0] }
+        place(of: name).map { tensors[$0] }
     }
 
-    /// What stands between these tensors and the expected ones: every missing, misshapen, unsupported or
-    /// unexpected one by name.
-    package func problems(expecting expected: [ExpectedTensor]) -> [String] {
-        var problems: [String] = []
-        var allComputable = true
-        var known = Set<ByteString>(minimumCapacity: expected.count)
-        for wanted in expected {
-            known.insert(ByteString(wanted.name))
-            guard let found = self[wanted.name] else {
-                if !wanted.isOptional { problems.append("\(wanted.name) is missing (shape \(wanted.shape))") }
-                continue
-            }
-            if found.shape != wanted.shape {
-                problems.append("\(wanted.name) has shape \(found.shape), the config asks for \(wanted.shape)")
-            }
-            if found.type.elementType == nil {
-                allComputable = false
-                problems.append("\(wanted.name) has the unsupported type \(found.type)")
-            }
+    /// Where in `tensors` the one of that name is.
+    func place(of name: String) -> Int? { places[ByteString(name)] }
+
+    /// Whether any name starts so, in O(log n).
+    func hasNames(startingWith prefix: String) -> Bool {
+        let wanted = ByteString(prefix)
+        var range = 0..<tensors.count
+        while !range.isEmpty {
+            let middle = (range.lowerBound + range.upperBound) / 2
+            range =
+                ByteString(tensors[middle].name) < wanted ? middle + 1..<range.upperBound : range.lowerBound..<middle
         }
-        if !allComputable { problems.append("supported types: \(TensorType.computableNames)") }
-        for tensor in tensors where !known.contains(ByteString(tensor.name)) {
-            problems.append("\(shown(tensor.name)) \(tensor.shape) is no tensor of this model")
-        }
-        return problems
+        guard range.lowerBound < tensors.count else { return false }
+        return tensors[range.lowerBound].name.utf8.starts(with: prefix.utf8)
     }
 }

@@ -90,7 +90,8 @@ package struct TensorType: Sendable, Hashable, CustomStringConvertible {
         22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
     ]
 
-    /// The kernels' name for this type; nil where they cannot compute with it.
+    /// The kernels' name for this type; nil where they cannot compute with it. F8_E4M3 they compute with together
+    /// with its scales only, which `TensorTable.problems` sees to.
     package var elementType: ElementType? {
         switch self {
         case .f32: .f32
@@ -102,11 +103,12 @@ package struct TensorType: Sendable, Hashable, CustomStringConvertible {
         case .q4_K: .q4_K
         case .q5_K: .q5_K
         case .q6_K: .q6_K
+        case .f8E4M3: .f8E4M3
         default: nil
         }
     }
 
-    /// Types the kernels compute with, for messages.
+    /// Types the kernels compute with by themselves, for messages.
     static let computableNames = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K"
 
     package var description: String { name }

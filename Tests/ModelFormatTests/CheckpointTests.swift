@@ -125,6 +125,26 @@ import Testing
         #expect(try fingerprint(tokenizer: "{}") != plain)
     }
 
+    /// As many pairs of weight and scales as there are windows: every second tensor holds scales.
+    @Test func fingerprintCoversScales() throws {
+        let folder = try TemporaryFolder()
+        let names = (0..<4096).flatMap { ["w\($0).weight", "w\($0).weight_scale_inv"] }
+        func fingerprint(flip: String?) throws -> String {
+            var writer = try SafetensorsWriter(
+                path: folder.path + "/model.safetensors",
+                tensors: names.map { .init(name: $0, type: .f32, shape: [1]) })
+            try writer.write(names.map { $0 == flip ? 1 : 0 } as [Float])
+            try writer.finish()
+            return try Checkpoint.open(folder.path).fingerprint()
+        }
+        try folder.write("config.json", ConfigTests.plain.bytes())
+        let plain = try fingerprint(flip: nil)
+        #expect(try fingerprint(flip: nil) == plain)
+        for name in ["w0.weight", "w7.weight_scale_inv", "w4095.weight_scale_inv"] {
+            #expect(try fingerprint(flip: name) != plain)
+        }
+    }
+
     @Test func readsTokenizerFiles() throws {
         let folder = try TemporaryFolder()
         try folder.write("config.json", try Fixture.bytes(Fixture.tinyLlama("config.json")))
