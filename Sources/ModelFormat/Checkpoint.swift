@@ -130,6 +130,15 @@ package final class Checkpoint: Sendable {
         file(of: tensor).advise(advice, tensor.offset..<tensor.offset + (tensor.byteCount ?? 0))
     }
 
+    /// Tells the kernel about the coming use of all files.
+    func adviseAll(_ advice: MappedFile.Advice) {
+        switch files {
+        case .gguf(let file): file.file.adviseAll(advice)
+        case .safetensors(_, let checkpoint):
+            for file in checkpoint?.files ?? [] { file.adviseAll(advice) }
+        }
+    }
+
     /// Throws one error that names every missing, unexpected, misshapen or unsupported tensor.
     package func check(expected: [ExpectedTensor]) throws(ModelFormatError) {
         let problems = table?.problems(expecting: expected) ?? ["opened without weights"]

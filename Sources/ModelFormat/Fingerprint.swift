@@ -33,6 +33,9 @@ extension Checkpoint {
         for tensor in tensors {
             hash.add("\(tensor.name) \(tensor.type) \(tensor.shape)")
         }
+        // Some systems read megabytes around a page that is touched, which would be most of a model.
+        adviseAll(.random)
+        defer { adviseAll(.normal) }
         // Scales apart from weights: in between them, windows at even distances might meet none.
         let isScale = tensors.map { WeightBlock.weightName(ofScale: $0.name) != nil }
         for kind in [false, true] {

@@ -75,6 +75,19 @@ package final class MappedFile: @unchecked Sendable {
         case willNeed
         /// They may be dropped; they come back from the file when touched again.
         case dontNeed
+        /// Single pages will be touched here and there: read nothing around them.
+        case random
+        /// The default again, after `random`.
+        case normal
+
+        fileprivate var flag: CInt {
+            switch self {
+            case .willNeed: MADV_WILLNEED
+            case .dontNeed: MADV_DONTNEED
+            case .random: MADV_RANDOM
+            case .normal: MADV_NORMAL
+            }
+        }
     }
 
     /// Passes advice on; pages only partly inside the range are left out. Failure is harmless and ignored.
@@ -83,9 +96,11 @@ package final class MappedFile: @unchecked Sendable {
         let clamped = range.clamped(to: 0..<bytes.count)
         let start = (clamped.lowerBound + page - 1) / page * page
         guard let base = bytes.baseAddress, start < clamped.upperBound else { return }
-        let flag = advice == .willNeed ? MADV_WILLNEED : MADV_DONTNEED
-        madvise(UnsafeMutableRawPointer(mutating: base + start), clamped.upperBound - start, flag)
+        madvise(UnsafeMutableRawPointer(mutating: base + start), clamped.upperBound - start, advice.flag)
     }
+
+    /// The same for the whole file.
+    func adviseAll(_ advice: Advice) { advise(advice, 0..<bytes.count) }
 
     private static func failure(_ path: String, _ what: String) -> ModelFormatError {
         ModelFormatError(.file, path, "\(what): \(String(cString: strerror(errno)))")
