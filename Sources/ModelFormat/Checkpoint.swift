@@ -116,6 +116,10 @@ package final class Checkpoint: Sendable {
         table?[WeightBlock.scaleName(of: weight.name)]
     }
 
+    func hasTensors(startingWith prefix: String) -> Bool {
+        table?.hasNames(startingWith: prefix) ?? false
+    }
+
     /// The bytes of one of this checkpoint's tensors; valid while it lives, never to be written, and in
     /// safetensors files not necessarily aligned. Throws if the type's size is unknown.
     package func bytes(of tensor: TensorInfo) throws(ModelFormatError) -> UnsafeRawBufferPointer {
@@ -143,6 +147,12 @@ package final class Checkpoint: Sendable {
     package func check(expected: [ExpectedTensor]) throws(ModelFormatError) {
         let problems = table?.problems(expecting: expected) ?? ["opened without weights"]
         guard problems.isEmpty else { throw ModelFormatError(.tensors, path, problems) }
+    }
+
+    /// The same for the tensors that the config asks for. A layer of multi-token prediction may be left out, whatever
+    /// the config says, but not in part.
+    package func check() throws(ModelFormatError) {
+        try check(expected: config.expectedTensors(in: format, draftLayer: config.hasDraftLayer(in: self)))
     }
 
     private func file(of tensor: TensorInfo) -> MappedFile {

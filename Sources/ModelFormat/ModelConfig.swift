@@ -3,11 +3,21 @@ package import OrderedJSON
 /// The model architectures the engine can run. A further one is a case here, a config file and a model file.
 package enum Architecture: String, Sendable, CaseIterable {
     case llama
+    case glm5 = "glm_moe_dsa"
 
-    /// The class name in `config.json`'s `architectures`.
+    /// The class name in `config.json`'s `architectures`. Raw values are `model_type`.
     var className: String {
         switch self {
         case .llama: "LlamaForCausalLM"
+        case .glm5: "GlmMoeDsaForCausalLM"
+        }
+    }
+
+    /// llama.cpp's name for it: `general.architecture` in a GGUF file.
+    private var ggufName: String {
+        switch self {
+        case .llama: "llama"
+        case .glm5: "glm-dsa"
         }
     }
 
@@ -24,8 +34,8 @@ package enum Architecture: String, Sendable, CaseIterable {
 
     static func detect(gguf file: GGUFFile) throws(ModelFormatError) -> Architecture {
         let name = file.string("general.architecture") ?? ""
-        guard let found = Architecture(rawValue: name) else {
-            throw unsupported("general.architecture", name, allCases.map(\.rawValue), file.file.path)
+        guard let found = allCases.first(where: { $0.ggufName == name }) else {
+            throw unsupported("general.architecture", name, [Architecture.llama.ggufName], file.file.path)
         }
         return found
     }
@@ -97,17 +107,29 @@ package struct CommonConfig: Sendable, Equatable {
 /// The config of a model of any supported architecture.
 package enum ModelConfig: Sendable, Equatable {
     case llama(LlamaConfig)
+    case glm5(GLM5Config)
 
     package var common: CommonConfig {
         switch self {
         case .llama(let config): config.common
+        case .glm5(let config): config.common
         }
     }
 
-    /// The tensors such a model consists of, as the given kind of file names them.
-    package func expectedTensors(in format: WeightFormat) -> [ExpectedTensor] {
+    /// The tensors such a model consists of, as the given kind of file names them. With `draftLayer` also those of a
+    /// layer of multi-token prediction, where the architecture has one.
+    package func expectedTensors(in format: WeightFormat, draftLayer: Bool = false) -> [ExpectedTensor] {
         switch self {
         case .llama(let config): config.expectedTensors(in: format)
+        case .glm5(let config): config.expectedTensors(in: format, draftLayer: draftLayer)
+        }
+    }
+
+    /// Whether a checkpoint of this config holds any tensor of a layer of multi-token prediction.
+    package func hasDraftLayer(in checkpoint: Checkpoint) -> Bool {
+        switch self {
+        case .llama: false
+        case .glm5(let config): config.hasDraftLayer(in: checkpoint)
         }
     }
 
@@ -117,8 +139,10 @@ package enum ModelConfig: Sendable, Equatable {
             throw ModelFormatError(.config, subject, "it is \(config.kindName), not an object")
         }
         var fields = ConfigFields(json: config)
+        let generation = generation ?? [:]
         switch try Architecture.detect(huggingFace: config, subject: subject) {
-        case .llama: self = .llama(LlamaConfig(huggingFace: &fields, generation: generation ?? [:]))
+        case .llama: self = .llama(LlamaConfig(huggingFace: &fields, generation: generation))
+        case .glm5: self = .glm5(GLM5Config(huggingFace: &fields, generation: generation))
         }
         guard fields.problems.isEmpty else { throw ModelFormatError(.config, subject, fields.problems) }
     }
@@ -129,8 +153,13 @@ package enum ModelConfig: Sendable, Equatable {
         if let parts = file.integer("split.count"), parts > 1 {
             throw ModelFormatError(.unsupported, file.file.path, "it is one of \(parts) parts; merge them first")
         }
-        switch try Architecture.detect(gguf: file) {
+        let architecture = try Architecture.detect(gguf: file)
+        switch architecture {
         case .llama: self = .llama(try LlamaConfig(gguf: &fields, file))
+        case .glm5:
+            throw ModelFormatError(
+                .unsupported, file.file.path,
+                "\(architecture.className) is supported from safetensors files, not from GGUF")
         }
         guard fields.problems.isEmpty else { throw ModelFormatError(.config, file.file.path, fields.problems) }
     }

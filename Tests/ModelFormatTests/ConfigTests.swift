@@ -12,9 +12,9 @@ import Testing
     func llama(_ changes: JSONObject = [:], generation: JSON? = nil) throws -> LlamaConfig {
         var object = Self.plain.object ?? [:]
         for (key, value) in changes { object[key] = value }
-        switch try ModelConfig(huggingFace: .object(object), generation: generation, subject: "config.json") {
-        case .llama(let config): return config
-        }
+        let config = try ModelConfig(huggingFace: .object(object), generation: generation, subject: "config.json")
+        guard case .llama(let config) = config else { throw TestFailure("no Llama") }
+        return config
     }
 
     func problems(_ changes: JSONObject, generation: JSON? = nil) -> [String] {
@@ -126,7 +126,8 @@ import Testing
         #expect(error?.kind == .unsupported)
         #expect(
             error?.description
-                == "config.json: architectures names \"MambaForCausalLM\"; supported: LlamaForCausalLM")
+                == "config.json: architectures names \"MambaForCausalLM\"; "
+                + "supported: LlamaForCausalLM, GlmMoeDsaForCausalLM")
         #expect(throws: ModelFormatError.self) { try ModelConfig(huggingFace: [], subject: "config.json") }
     }
 
@@ -153,9 +154,9 @@ import Testing
 
     func read(_ builder: GGUFBuilder) throws -> LlamaConfig {
         let folder = try TemporaryFolder()
-        switch try ModelConfig(gguf: GGUFFile(path: folder.write("a.gguf", builder.bytes))) {
-        case .llama(let config): return config
-        }
+        let config = try ModelConfig(gguf: GGUFFile(path: folder.write("a.gguf", builder.bytes)))
+        guard case .llama(let config) = config else { throw TestFailure("no Llama") }
+        return config
     }
 
     @Test func readsMetadata() throws {
@@ -207,6 +208,10 @@ import Testing
             (["tokenizer.ggml.eos_token_id": .uint32(3)], "tokenizer.ggml.eos_token_id"),
             (["general.architecture": .string("mamba")], "supported: llama"),
             (["general.architecture": nil], "general.architecture is missing"),
+            (
+                ["general.architecture": .string("glm-dsa")],
+                "GlmMoeDsaForCausalLM is supported from safetensors files, not from GGUF"
+            ),
             (["split.count": Optional(GGUFBuilder.Value(type: 2, bytes: [3, 0]))], "one of 3 parts"),
             (["llama.rope.scaling.type": .string("odd")], "supported: none, linear, yarn, longrope"),
         ] as [([String: GGUFBuilder.Value?], String)])

@@ -1,5 +1,6 @@
 import Glibc
 import ModelFormat
+import OrderedJSON
 
 /// A folder that goes away with this object.
 final class TemporaryFolder {
@@ -58,6 +59,11 @@ enum Fixture {
     /// The tiny Llama that several test targets share.
     static func tinyLlama(_ name: String = "") -> String {
         sibling("../Fixtures/tiny-llama/" + name)
+    }
+
+    /// `config.json` of one of the tiny models.
+    static func config(_ model: String) throws -> JSONObject {
+        try JSON.parse(bytes(sibling("../Fixtures/\(model)/config.json"))).object ?? [:]
     }
 
     static func bytes(_ path: String) throws -> [UInt8] {
