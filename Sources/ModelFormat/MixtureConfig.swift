@@ -61,6 +61,20 @@ package struct MixtureConfig: Sendable, Equatable {
         return mixture
     }
 
+    /// Fields of Qwen3-MoE, with transformers' defaults.
+    static func qwen3(_ fields: inout ConfigFields, layerCount: Int) -> MixtureConfig {
+        // Published configs have the first, transformers 5 writes the second.
+        let countName = fields.firstPresent("num_experts", "num_local_experts") ?? "num_experts"
+        let mixture = MixtureConfig(
+            expertCount: fields.integer(countName, expertCounts),
+            expertsPerToken: fields.integer("num_experts_per_tok", expertCounts),
+            expertSize: fields.integer("moe_intermediate_size", CommonConfig.widths), sharedSize: 0,
+            scoring: .softmax, groupCount: 1, groupLimit: 1,
+            normalises: fields.flag("norm_topk_prob", default: false), scalingFactor: 1)
+        mixture.check(&fields, countName, layerCount: layerCount)
+        return mixture
+    }
+
     private func check(_ fields: inout ConfigFields, _ countName: String, layerCount: Int) {
         if layerCount * expertCount > Self.totalExperts {
             fields.report(

@@ -4,12 +4,14 @@ package import OrderedJSON
 package enum Architecture: String, Sendable, CaseIterable {
     case llama
     case glm5 = "glm_moe_dsa"
+    case qwen3Moe = "qwen3_moe"
 
     /// The class name in `config.json`'s `architectures`. Raw values are `model_type`.
     var className: String {
         switch self {
         case .llama: "LlamaForCausalLM"
         case .glm5: "GlmMoeDsaForCausalLM"
+        case .qwen3Moe: "Qwen3MoeForCausalLM"
         }
     }
 
@@ -18,6 +20,7 @@ package enum Architecture: String, Sendable, CaseIterable {
         switch self {
         case .llama: "llama"
         case .glm5: "glm-dsa"
+        case .qwen3Moe: "qwen3moe"
         }
     }
 
@@ -108,11 +111,13 @@ package struct CommonConfig: Sendable, Equatable {
 package enum ModelConfig: Sendable, Equatable {
     case llama(LlamaConfig)
     case glm5(GLM5Config)
+    case qwen3Moe(Qwen3MoeConfig)
 
     package var common: CommonConfig {
         switch self {
         case .llama(let config): config.common
         case .glm5(let config): config.common
+        case .qwen3Moe(let config): config.common
         }
     }
 
@@ -122,13 +127,14 @@ package enum ModelConfig: Sendable, Equatable {
         switch self {
         case .llama(let config): config.expectedTensors(in: format)
         case .glm5(let config): config.expectedTensors(in: format, draftLayer: draftLayer)
+        case .qwen3Moe(let config): config.expectedTensors(in: format)
         }
     }
 
     /// Whether a checkpoint of this config holds any tensor of a layer of multi-token prediction.
     package func hasDraftLayer(in checkpoint: Checkpoint) -> Bool {
         switch self {
-        case .llama: false
+        case .llama, .qwen3Moe: false
         case .glm5(let config): config.hasDraftLayer(in: checkpoint)
         }
     }
@@ -143,6 +149,7 @@ package enum ModelConfig: Sendable, Equatable {
         switch try Architecture.detect(huggingFace: config, subject: subject) {
         case .llama: self = .llama(LlamaConfig(huggingFace: &fields, generation: generation))
         case .glm5: self = .glm5(GLM5Config(huggingFace: &fields, generation: generation))
+        case .qwen3Moe: self = .qwen3Moe(Qwen3MoeConfig(huggingFace: &fields, generation: generation))
         }
         guard fields.problems.isEmpty else { throw ModelFormatError(.config, subject, fields.problems) }
     }
@@ -156,7 +163,7 @@ package enum ModelConfig: Sendable, Equatable {
         let architecture = try Architecture.detect(gguf: file)
         switch architecture {
         case .llama: self = .llama(try LlamaConfig(gguf: &fields, file))
-        case .glm5:
+        case .glm5, .qwen3Moe:
             throw ModelFormatError(
                 .unsupported, file.file.path,
                 "\(architecture.className) is supported from safetensors files, not from GGUF")

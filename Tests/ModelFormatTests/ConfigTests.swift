@@ -127,7 +127,7 @@ import Testing
         #expect(
             error?.description
                 == "config.json: architectures names \"MambaForCausalLM\"; "
-                + "supported: LlamaForCausalLM, GlmMoeDsaForCausalLM")
+                + "supported: LlamaForCausalLM, GlmMoeDsaForCausalLM, Qwen3MoeForCausalLM")
         #expect(throws: ModelFormatError.self) { try ModelConfig(huggingFace: [], subject: "config.json") }
     }
 
@@ -211,6 +211,10 @@ import Testing
             (
                 ["general.architecture": .string("glm-dsa")],
                 "GlmMoeDsaForCausalLM is supported from safetensors files, not from GGUF"
+            ),
+            (
+                ["general.architecture": .string("qwen3moe")],
+                "Qwen3MoeForCausalLM is supported from safetensors files, not from GGUF"
             ),
             (["split.count": Optional(GGUFBuilder.Value(type: 2, bytes: [3, 0]))], "one of 3 parts"),
             (["llama.rope.scaling.type": .string("odd")], "supported: none, linear, yarn, longrope"),

@@ -22,7 +22,7 @@ import Testing
         #expect(try checkpoint.fingerprint().utf8.count == 64)
         // Another model's tensors: all problems are there, but the message stays short.
         let error = #expect(throws: ModelFormatError.self) {
-            try checkpoint.check(expected: modelConfig(ConfigTests.plain.object ?? [:]).expectedTensors(in: .safetensors))
+            try checkpoint.check(expected: modelConfig(PublishedConfig.qwen3).expectedTensors(in: .safetensors))
         }
         #expect((error?.problems.count ?? 0) > 59_870)
         #expect((error?.description.utf8.count ?? 0) < 4096)

@@ -35,6 +35,17 @@ enum PublishedConfig {
         "quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic",
         "modules_to_not_convert": ["lm_head", "model.embed_tokens", "model.layers.0.self_attn.indexers_proj"],
     ]
+
+    /// Qwen3-30B-A3B
+    static let qwen3: JSONObject = [
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": false,
+        "bos_token_id": 151_643, "eos_token_id": 151_645, "decoder_sparse_step": 1, "head_dim": 128,
+        "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 6144, "max_position_embeddings": 40960,
+        "max_window_layers": 48, "mlp_only_layers": [], "moe_intermediate_size": 768, "norm_topk_prob": true,
+        "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48,
+        "num_key_value_heads": 4, "rms_norm_eps": 1e-06, "rope_scaling": .null, "rope_theta": 1000000.0,
+        "sliding_window": .null, "tie_word_embeddings": false, "use_sliding_window": false, "vocab_size": 151_936,
+    ]
 }
 
 extension JSONObject {
@@ -59,5 +70,10 @@ func configProblems(_ fields: JSONObject) -> [String] {
 
 func glm5(_ changes: JSONObject = [:], from fields: JSONObject = PublishedConfig.glm5) throws -> GLM5Config {
     guard case .glm5(let config) = try modelConfig(fields.changed(changes)) else { throw TestFailure("no GLM-5") }
+    return config
+}
+
+func qwen3(_ changes: JSONObject = [:], from fields: JSONObject = PublishedConfig.qwen3) throws -> Qwen3MoeConfig {
+    guard case .qwen3Moe(let config) = try modelConfig(fields.changed(changes)) else { throw TestFailure("no Qwen3") }
     return config
 }
