@@ -136,7 +136,7 @@ void ck_dequantise_row(int32_t type, const uint8_t *row, int64_t columns, float 
 
 int32_t ck_encoding_of(int32_t type) {
     if (type < 0 || type >= CK_TYPE_COUNT) return 0;
-    return type <= CK_BF16 ? CK_ENCODING_FLOAT : CK_ENCODING_INT16;
+    return type <= CK_BF16 || type == CK_F8_E4M3 ? CK_ENCODING_FLOAT : CK_ENCODING_INT16;
 }
 
 static int64_t dense_bytes(int32_t type) { return type == CK_F32 ? 4 : 2; }
@@ -145,6 +145,8 @@ int64_t ck_group_bytes(int32_t type, int64_t columns) {
     int64_t bytes;
     if (type <= CK_BF16) {
         bytes = columns * CK_GROUP_ROWS * dense_bytes(type);
+    } else if (type == CK_F8_E4M3) {
+        bytes = columns * CK_GROUP_ROWS + (columns + CK_SCALE_BLOCK - 1) / CK_SCALE_BLOCK * CK_SCALE_LINE;
     } else {
         ck_quantised_layout layout = ck_layout_of(type);
         bytes = columns / CK_BLOCK_COLUMNS * (ck_code_bytes(layout) + ck_scale_bytes(layout));
@@ -189,6 +191,22 @@ static void pack_scales(ck_quantised_layout layout, const ck_block *block, int64
     for (int part = 0; part < layout.parts; part++)
         memcpy(destination + (part * CK_GROUP_ROWS + r) * 4, &block->scales[part], 4);
     if (layout.offset) memcpy(destination + (layout.parts * CK_GROUP_ROWS + r) * 4, &block->offset, 4);
+}
+
+/// Each block of columns: its scale in a line of its own, then [column][16] codes.
+void ck_pack_scaled_group(
+    const uint8_t *source, int64_t row_bytes, int64_t rows, int64_t columns, const float *scales, uint8_t *group) {
+    memset(group, 0, (size_t)ck_group_bytes(CK_F8_E4M3, columns));
+    for (int64_t k = 0; k < columns; k++) {
+        if (k % CK_SCALE_BLOCK == 0) {
+            // `e4m3_to_float` gives 2^-8 of the value, which costs nothing to make good here.
+            float scale = scales[k / CK_SCALE_BLOCK] * 256.0f;
+            memcpy(group, &scale, 4);
+            group += CK_SCALE_LINE;
+        }
+        for (int64_t r = 0; r < rows; r++) group[r] = source[r * row_bytes + k];
+        group += CK_GROUP_ROWS;
+    }
 }
 
 void ck_pack_group(

@@ -41,6 +41,9 @@ static inline int64_t ck_scale_bytes(ck_quantised_layout layout) {
     return (layout.parts + layout.offset) * CK_GROUP_ROWS * (layout.half_scales ? 2 : 4);
 }
 
+/// Bytes that the scale of a block of 8-bit floats takes among them: a cache line, so that codes stay aligned.
+enum { CK_SCALE_LINE = 64 };
+
 /// One block of 32 columns as codes and scales.
 typedef struct {
     int8_t codes[CK_BLOCK_COLUMNS];

@@ -1,7 +1,9 @@
 import CKernels
 
 /// Activations [rows][columns] in the encodings that matrices multiply; encoded once, used by any number of
-/// products. Reused from layer to layer: it allocates nothing after `init`.
+/// products. Reused from layer to layer: it allocates nothing once it has grown.
+///
+/// The rows may be cut into segments, each for a matrix of its own: the rows of one expert, or of one head.
 ///
 /// Not Sendable: one thread encodes and multiplies (the pool's threads work within those calls).
 package final class ActivationBuffer {
@@ -10,25 +12,39 @@ package final class ActivationBuffer {
     /// What the last `encode` left.
     package private(set) var rows = 0
     package private(set) var columns = 0
+    private(set) var segments: [Segment] = []
+
+    struct Segment {
+        var firstRow: Int
+        var rows: Int
+        /// Segments begin with a tile of their own.
+        var firstTile: Int
+        var tiles: Int { (rows + ActivationBuffer.tileRows - 1) / ActivationBuffer.tileRows }
+    }
+
     package private(set) var encodings: ActivationEncodings = []
 
     static let tileRows = Int(CK_TILE_ROWS)
 
     private let table: KernelTable
     private let threads: Int
+    private let maxTiles: Int
     private let floats, codes, scales, sums: MemoryRegion
     /// One tile of rows for each thread.
     private let staging: MemoryRegion
 
-    package init(maxRows: Int, maxColumns: Int, table: KernelTable, pool: ComputePool) throws(KernelError) {
-        guard (1...1 << 24).contains(maxRows), (1...1 << 24).contains(maxColumns) else {
+    package init(
+        maxRows: Int, maxColumns: Int, maxSegments: Int = 1, table: KernelTable, pool: ComputePool
+    ) throws(KernelError) {
+        guard (1...1 << 24).contains(maxRows), (1...1 << 24).contains(maxColumns), maxSegments > 0 else {
             throw .badShape("activations: \(maxRows) × \(maxColumns)")
         }
         self.maxRows = maxRows
         self.maxColumns = maxColumns
         self.table = table
         threads = pool.threads
-        let (padded, blocks) = ((maxRows + 7) / 8 * 8, maxColumns / 32 + 1)
+        maxTiles = maxRows / Self.tileRows + maxSegments
+        let (padded, blocks) = (maxTiles * Self.tileRows, maxColumns / 32 + 1)
         floats = try MemoryRegion(bytes: padded * maxColumns * 4)
         codes = try MemoryRegion(bytes: padded * blocks * 32 * 2)
         scales = try MemoryRegion(bytes: padded * blocks * 4)
@@ -38,7 +54,8 @@ package final class ActivationBuffer {
 
     /// Encodes the given rows.
     package func encode(_ source: FloatRows, as encodings: ActivationEncodings, pool: ComputePool) {
-        let target = prepare(rows: source.rows, columns: source.columns, encodings)
+        prepare(CollectionOfOne(source.rows), columns: source.columns, encodings)
+        let target = view(0)
         pool.run(tiles) { tile in
             withUnsafePointer(to: target) { target in
                 table.table.pointee.encode_tile(
@@ -54,35 +71,69 @@ package final class ActivationBuffer {
         rows: Int, columns: Int, as encodings: ActivationEncodings, pool: ComputePool,
         produce: (_ row: Int, _ destination: UnsafeMutablePointer<Float>) -> Void
     ) {
+        encode(segments: CollectionOfOne(rows), columns: columns, as: encodings, pool: pool, produce: produce)
+    }
+
+    /// The same for segments of that many rows; rows are numbered through all of them.
+    package func encode(
+        segments counts: some Collection<Int>, columns: Int, as encodings: ActivationEncodings, pool: ComputePool,
+        produce: (_ row: Int, _ destination: UnsafeMutablePointer<Float>) -> Void
+    ) {
         precondition(pool.threads <= threads, "the buffer was made for a smaller pool")
-        let target = prepare(rows: rows, columns: columns, encodings)
-        pool.run(tiles) { tile, worker in
-            let first = tile * Self.tileRows
-            let staged = staging.pointer(to: Float.self, byteOffset: worker * Self.tileRows * maxColumns * 4)
-            for row in first..<min(first + Self.tileRows, rows) { produce(row, staged + (row - first) * columns) }
-            withUnsafePointer(to: target) { target in
-                table.table.pointee.encode_tile(target, encodings.rawValue, Int64(tile), staged, Int64(columns))
+        prepare(counts, columns: columns, encodings)
+        segments.withUnsafeBufferPointer { segments in
+            pool.run(tiles) { tile, worker in
+                let segment = segments[Self.place(of: tile, in: segments)]
+                let own = tile - segment.firstTile
+                let first = segment.firstRow + own * Self.tileRows
+                let end = min(first + Self.tileRows, segment.firstRow + segment.rows)
+                let staged = staging.pointer(to: Float.self, byteOffset: worker * Self.tileRows * maxColumns * 4)
+                for row in first..<end { produce(row, staged + (row - first) * columns) }
+                withUnsafePointer(to: view(segment)) { target in
+                    table.table.pointee.encode_tile(target, encodings.rawValue, Int64(own), staged, Int64(columns))
+                }
             }
         }
     }
 
-    var tiles: Int { (rows + Self.tileRows - 1) / Self.tileRows }
+    /// Tiles of all segments.
+    private(set) var tiles = 0
 
-    /// The C view of what is encoded.
-    var view: ck_activations {
-        ck_activations(
-            floats: floats.pointer(to: Float.self), codes: codes.pointer(to: Int16.self),
-            scales: scales.pointer(to: Float.self), sums: sums.pointer(to: Float.self), rows: Int64(rows),
-            columns: Int64(columns))
+    /// The last segment that begins at or before the tile, and is not empty.
+    private static func place(of tile: Int, in segments: UnsafeBufferPointer<Segment>) -> Int {
+        var (low, high) = (0, segments.count)
+        while high - low > 1 {
+            let middle = (low + high) / 2
+            if segments[middle].firstTile <= tile { low = middle } else { high = middle }
+        }
+        return low
     }
 
-    private func prepare(rows: Int, columns: Int, _ encodings: ActivationEncodings) -> ck_activations {
-        precondition(rows >= 0 && rows <= maxRows, "activations: \(rows) rows, room for \(maxRows)")
+    /// The C view of a segment.
+    func view(_ segment: Int) -> ck_activations { view(segments[segment]) }
+
+    private func view(_ segment: Segment) -> ck_activations {
+        let first = segment.firstTile * Self.tileRows * columns
+        let block = first / Int(CK_BLOCK_COLUMNS)
+        return ck_activations(
+            floats: floats.pointer(to: Float.self) + first, codes: codes.pointer(to: Int16.self) + first,
+            scales: scales.pointer(to: Float.self) + block, sums: sums.pointer(to: Float.self) + block,
+            rows: Int64(segment.rows), columns: Int64(columns))
+    }
+
+    private func prepare(_ counts: some Collection<Int>, columns: Int, _ encodings: ActivationEncodings) {
         precondition(columns > 0 && columns <= maxColumns, "activations: \(columns) columns, room for \(maxColumns)")
         precondition(!encodings.contains(.int16) || columns % 32 == 0, "int16 encoding: columns in blocks of 32")
-        self.rows = rows
+        segments.removeAll(keepingCapacity: true)
+        (rows, tiles) = (0, 0)
+        for count in counts {
+            precondition(count >= 0)
+            segments.append(Segment(firstRow: rows, rows: count, firstTile: tiles))
+            rows += count
+            tiles += (count + Self.tileRows - 1) / Self.tileRows
+        }
+        precondition(rows <= maxRows && tiles <= maxTiles, "activations: \(rows) rows, room for \(maxRows)")
         self.columns = columns
         self.encodings = encodings
-        return view
     }
 }

@@ -22,6 +22,9 @@ package struct AttentionShape: Sendable, Equatable {
         guard (1...Int(CK_HEAD_DIM_MAX)).contains(headDim) else {
             throw .badShape("attention: head dimension \(headDim); 1 to \(CK_HEAD_DIM_MAX) are supported")
         }
+        guard cacheType.scaleBlock == nil else {
+            throw .unsupported("attention: \(cacheType.name) is for the KV of latent attention; use bf16")
+        }
         guard pageTokens > 0, pageTokens % 16 == 0, pageTokens <= 1 << 16 else {
             throw .badShape("attention: pages of \(pageTokens) tokens; a multiple of 16 up to 65536 is supported")
         }

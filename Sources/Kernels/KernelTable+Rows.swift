@@ -11,7 +11,8 @@ package enum RopeStyle: Sendable {
 
 /// Operations on single rows, on the calling thread.
 extension KernelTable {
-    /// Dequantises one row as a file stores it; `bytes` must hold exactly the row, of whole blocks.
+    /// Dequantises one row as a file stores it; `bytes` must hold exactly the row, of whole blocks. 8-bit floats come
+    /// without their scales, times 2^-8.
     package func dequantiseRow(
         _ type: ElementType, bytes: UnsafeRawBufferPointer, columns: Int, into out: UnsafeMutablePointer<Float>
     ) {
@@ -27,6 +28,26 @@ extension KernelTable {
         into out: UnsafeMutablePointer<Float>
     ) {
         table.pointee.rms_norm(x, weight, Int64(count), epsilon, out)
+    }
+
+    /// out = (x − mean) / √(variance + epsilon) · weight + bias; `out` may be `x`.
+    package func layerNorm(
+        _ x: UnsafePointer<Float>, weight: UnsafePointer<Float>, bias: UnsafePointer<Float>, count: Int,
+        epsilon: Float, into out: UnsafeMutablePointer<Float>
+    ) {
+        table.pointee.layer_norm(x, weight, bias, Int64(count), epsilon, out)
+    }
+
+    /// out = 1 / (1 + e^−x); `out` may be `x`.
+    package func sigmoid(_ x: UnsafePointer<Float>, count: Int, into out: UnsafeMutablePointer<Float>) {
+        table.pointee.sigmoid(x, Int64(count), out)
+    }
+
+    /// sum += factor · x.
+    package func add(
+        _ x: UnsafePointer<Float>, times factor: Float, to sum: UnsafeMutablePointer<Float>, count: Int
+    ) {
+        table.pointee.add_scaled(x, factor, sum, Int64(count))
     }
 
     /// sum += x.

@@ -14,8 +14,11 @@ package func matmul(
     precondition(x.columns == w.columns && x.encodings.isSuperset(of: w.encodings), "activations don't fit the matrix")
     precondition(out.rows == x.rows && out.columns == w.rows, "the result doesn't fit the product")
     guard x.rows > 0 else { return }
-    let plan = MatmulPlan(w, tiles: x.tiles, threads: pool.threads)
-    let (view, table, bias) = (x.view, w.table.table, w.bias)
+    precondition(x.segments.count == 1, "the activations of several matrices")
+    let plan = MatmulPlan(
+        groups: w.groups, groupBytes: w.byteCount / w.groups, columns: w.columns, tiles: x.tiles,
+        threads: pool.threads)
+    let (view, table, bias) = (x.view(0), w.table.table, w.bias)
     pool.run(plan.groupChunks * plan.tileChunks) { task in
         let groups = plan.groups(task % plan.groupChunks)
         let tiles = plan.tiles(task / plan.groupChunks)
@@ -37,7 +40,7 @@ package func matmul(
 }
 
 /// How a product is cut into tasks: chunks of groups of 16 outputs × chunks of tiles of 8 rows.
-private struct MatmulPlan {
+struct MatmulPlan {
     private let groupCount: Int
     private let tileCount: Int
     private let groupsPerChunk: Int
@@ -45,21 +48,20 @@ private struct MatmulPlan {
     let groupChunks: Int
     let tileChunks: Int
 
-    init(_ w: PackedMatrix, tiles: Int, threads: Int) {
+    init(groups: Int, groupBytes: Int, columns: Int, tiles: Int, threads: Int) {
         // A task takes its tiles one by one over all its groups. Its weights should stay in the second-level
         // cache, it should be worth more than a microsecond, and the threads should end together.
-        groupCount = w.groups
+        groupCount = groups
         tileCount = tiles
         tilesPerChunk = min(tiles, 8)
-        let groupBytes = max(1, w.byteCount / w.groups)
-        let work = w.columns * 16 * tilesPerChunk
+        let work = columns * 16 * max(tilesPerChunk, 1)
         let smallest = max(1, 120_000 / work)
-        let largest = max(smallest, 192 * 1024 / groupBytes)
-        let wanted = min(max(w.groups / (threads * 4), smallest), largest)
-        let chunks = max(1, (w.groups / wanted + threads - 1) / threads * threads)
-        groupsPerChunk = (w.groups + chunks - 1) / chunks
+        let largest = max(smallest, 192 * 1024 / max(1, groupBytes))
+        let wanted = min(max(groups / (threads * 4), smallest), largest)
+        let chunks = max(1, (groups / wanted + threads - 1) / threads * threads)
+        groupsPerChunk = (groups + chunks - 1) / chunks
         groupChunks = (groupCount + groupsPerChunk - 1) / groupsPerChunk
-        tileChunks = (tileCount + tilesPerChunk - 1) / tilesPerChunk
+        tileChunks = tileCount == 0 ? 0 : (tileCount + tilesPerChunk - 1) / tilesPerChunk
     }
 
     func groups(_ chunk: Int) -> Range<Int> {

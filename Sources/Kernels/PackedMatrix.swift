@@ -7,13 +7,21 @@ package struct MatrixSource {
     package let columns: Int
     /// Row-major; must hold rows · `type.rowBytes(columns)` bytes, and stay valid while it is packed.
     package let bytes: UnsafeRawBufferPointer
+    /// For 8-bit floats: one for each 128 × 128 elements, [⌈rows / 128⌉][⌈columns / 128⌉]; else empty.
+    package let scales: [Float]
 
-    package init(type: ElementType, rows: Int, columns: Int, bytes: UnsafeRawBufferPointer) {
+    package init(
+        type: ElementType, rows: Int, columns: Int, bytes: UnsafeRawBufferPointer, scales: [Float] = []
+    ) {
         self.type = type
         self.rows = rows
         self.columns = columns
         self.bytes = bytes
+        self.scales = scales
     }
+
+    /// Elements along either side of what shares a scale.
+    package static let scaleBlock = Int(CK_SCALE_BLOCK)
 }
 
 /// The encodings of activations that a matrix multiplies.
@@ -53,14 +61,47 @@ package final class PackedMatrix: Sendable {
     let parts: [Part]
     let groups: Int
     private let memory: MemoryRegion
+    /// Where it begins in `memory`, which it may share with others.
+    private let start: Int
     private let biasOffset: Int?
 
     /// Bytes of memory it takes.
-    package var byteCount: Int { memory.byteCount }
+    package let byteCount: Int
 
     /// Packs the sources, in parallel; the file's bytes are not needed afterwards.
-    package init(
+    package convenience init(
         _ sources: [MatrixSource], bias: [Float]? = nil, table: KernelTable, pool: ComputePool
+    ) throws(KernelError) {
+        try self.init(sources, bias: bias, table: table, pool: pool) { bytes throws(KernelError) in
+            (try MemoryRegion(bytes: bytes, hugePages: true), 0)
+        }
+    }
+
+    /// Many matrices in one region of memory: a process may have only some ten thousand regions.
+    package static func many(
+        _ matrices: [[MatrixSource]], table: KernelTable, pool: ComputePool
+    ) throws(KernelError) -> [PackedMatrix] {
+        var total = 0
+        for sources in matrices {
+            for source in sources {
+                let columns = sources[0].columns
+                total += try check(source, columns: columns, table: table) * ((source.rows + 15) / 16)
+            }
+        }
+        guard total > 0 else { return [] }
+        let region = try MemoryRegion(bytes: total, hugePages: true)
+        var (used, packed) = (0, [PackedMatrix]())
+        for sources in matrices {
+            let matrix = try PackedMatrix(sources, bias: nil, table: table, pool: pool) { _ in (region, used) }
+            used += matrix.byteCount
+            packed.append(matrix)
+        }
+        return packed
+    }
+
+    private init(
+        _ sources: [MatrixSource], bias: [Float]?, table: KernelTable, pool: ComputePool,
+        memory place: (_ bytes: Int) throws(KernelError) -> (MemoryRegion, Int)
     ) throws(KernelError) {
         guard let columns = sources.first?.columns else { throw .badShape("matrix: no sources") }
         var parts: [Part] = []
@@ -87,9 +128,10 @@ package final class PackedMatrix: Sendable {
         self.parts = parts
         self.groups = groups
         biasOffset = bias == nil ? nil : bytes
-        memory = try MemoryRegion(bytes: bytes + (bias?.count ?? 0) * MemoryLayout<Float>.size, hugePages: true)
+        byteCount = bytes + (bias?.count ?? 0) * MemoryLayout<Float>.size
+        (memory, start) = try place(byteCount)
         pack(sources, pool: pool)
-        if let bias { memory.pointer(to: Float.self, byteOffset: bytes).update(from: bias, count: rows) }
+        if let bias { self.bias?.update(from: bias, count: rows) }
     }
 
     /// Checks one source; returns the bytes of a group of 16 of its rows.
@@ -105,6 +147,10 @@ package final class PackedMatrix: Sendable {
             throw .badShape(
                 "matrix: \(source.rows) × \(columns) of \(source.type.name) is not \(source.bytes.count) bytes")
         }
+        let blocks = (source.rows + 127) / 128 * ((columns + 127) / 128)
+        guard source.scales.count == (source.type == .f8E4M3 ? blocks : 0) else {
+            throw .badShape("matrix: \(source.scales.count) scales for \(source.rows) × \(columns)")
+        }
         guard table.table.pointee.encoding_of(source.type.code) != 0 else {
             throw .unsupported("matrix: \(table.isa.rawValue) has no kernel for \(source.type.name)")
         }
@@ -117,18 +163,30 @@ package final class PackedMatrix: Sendable {
             pool.run(part.groups) { group in
                 let first = group * 16
                 guard let base = source.bytes.baseAddress else { return }
-                table.table.pointee.pack_group(
-                    part.type.code, (base + first * rowBytes).assumingMemoryBound(to: UInt8.self),
-                    Int64(rowBytes), Int64(min(16, part.rows - first)), Int64(columns),
-                    weights(part).assumingMemoryBound(to: UInt8.self) + group * part.groupBytes)
+                let rows = (base + first * rowBytes).assumingMemoryBound(to: UInt8.self)
+                let count = Int64(min(16, part.rows - first))
+                let target = weights(part).assumingMemoryBound(to: UInt8.self) + group * part.groupBytes
+                guard part.type == .f8E4M3 else {
+                    table.table.pointee.pack_group(
+                        part.type.code, rows, Int64(rowBytes), count, Int64(columns), target)
+                    return
+                }
+                // 16 rows of a group never cross the border of a block of 128.
+                let perRow = (columns + MatrixSource.scaleBlock - 1) / MatrixSource.scaleBlock
+                source.scales.withUnsafeBufferPointer { scales in
+                    guard let scales = scales.baseAddress else { return }
+                    ck_pack_scaled_group(
+                        rows, Int64(rowBytes), count, Int64(columns),
+                        scales + first / MatrixSource.scaleBlock * perRow, target)
+                }
             }
         }
     }
 
-    func weights(_ part: Part) -> UnsafeMutableRawPointer { memory.base + part.byteOffset }
+    func weights(_ part: Part) -> UnsafeMutableRawPointer { memory.base + start + part.byteOffset }
 
     /// The bias of row 0, if there is one.
     var bias: UnsafeMutablePointer<Float>? {
-        biasOffset.map { memory.pointer(to: Float.self, byteOffset: $0) }
+        biasOffset.map { memory.pointer(to: Float.self, byteOffset: start + $0) }
     }
 }

@@ -2,6 +2,9 @@ import Glibc
 import Kernels
 import Testing
 
+/// What keys and values of single heads may be kept as.
+private let headTypes: [CacheType] = [.f32, .f16, .bf16]
+
 /// Pages full of NaN, a sequence's keys and values in some of them, and its queries.
 private final class Sequence {
     let shape: AttentionShape
@@ -93,15 +96,7 @@ private final class Sequence {
         }
     }
 
-    private func rounded(_ value: Float) -> Double {
-        switch shape.cacheType {
-        case .f32: return Double(value)
-        case .f16: return Double(Float16(value))
-        case .bf16:
-            let bits = value.bitPattern
-            return Double(Float(bitPattern: (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000))
-        }
-    }
+    private func rounded(_ value: Float) -> Double { Double(stored([value], as: shape.cacheType)[0]) }
 }
 
 struct AttentionTests {
@@ -117,7 +112,7 @@ struct AttentionTests {
 
     /// Scores reach some tens, whose f32 rounding errors of about 1e-6 the exponential turns into relative
     /// ones; results are of magnitude 1…10.
-    @Test(arguments: CacheType.allCases, [8, 16, 20, 64, 72, 128])
+    @Test(arguments: headTypes, [8, 16, 20, 64, 72, 128])
     func matchesDoublePrecision(type: CacheType, headDim: Int) throws {
         var numbers = Numbers(seed: UInt64(headDim))
         let sequence = try Sequence(
@@ -134,7 +129,7 @@ struct AttentionTests {
         }
     }
 
-    @Test(arguments: CacheType.allCases, [(6, 2, 24), (4, 4, 64), (9, 3, 40), (8, 1, 16)])
+    @Test(arguments: headTypes, [(6, 2, 24), (4, 4, 64), (9, 3, 40), (8, 1, 16)])
     func everyTableGivesTheSameBits(type: CacheType, heads: (Int, Int, Int)) throws {
         var numbers = Numbers(seed: 9)
         let portable = try KernelTable(isa: .portable)

@@ -14,6 +14,21 @@ struct DequantiseTests {
         return Array(bytes[..<count])
     }
 
+    /// All codes that are numbers, in rows that end anywhere in a vector; their scales are the caller's.
+    @Test func eightBitFloats() {
+        let codes = (UInt8.min...UInt8.max).filter { $0 & 0x7f != 0x7f }
+        for table in tables {
+            for count in [1, 15, 16, 33, codes.count] {
+                var out = [Float](repeating: .nan, count: count)
+                codes.withUnsafeBytes { raw in
+                    table.dequantiseRow(
+                        .f8E4M3, bytes: UnsafeRawBufferPointer(rebasing: raw[..<count]), columns: count, into: &out)
+                }
+                #expect(bits(out.map { $0 * 256 }) == bits(codes.prefix(count).map(e4m3)), "\(table.isa) \(count)")
+            }
+        }
+    }
+
     @Test(arguments: [ElementType.q4_0, .q4_1, .q8_0, .q4_K, .q5_K, .q6_K])
     func matchesReference(type: ElementType) throws {
         let bytes = try fixture(type.name.lowercased())

@@ -10,7 +10,7 @@ struct MatmulTests {
     /// allows it, and row counts that end in every kind of partial tile.
     private static func shapes(_ type: ElementType) -> [(outputs: Int, columns: Int)] {
         switch type.blockElements {
-        case 1: [(1, 1), (17, 45), (100, 64)]
+        case 1: [(1, 1), (17, 45), (100, 64), (150, 300)]
         case 32: [(1, 32), (33, 96), (100, 64)]
         default: [(16, 256), (75, 512)]
         }

@@ -29,7 +29,9 @@ enum {
     CK_Q4_K = 6,
     CK_Q5_K = 7,
     CK_Q6_K = 8,
-    CK_TYPE_COUNT = 9,
+    /// 8-bit floats (OCP OFP8 E4M3) with one f32 scale for each CK_SCALE_BLOCK × CK_SCALE_BLOCK weights.
+    CK_F8_E4M3 = 9,
+    CK_TYPE_COUNT = 10,
 };
 
 /// Output rows packed side by side: the lanes of one vector.
@@ -42,6 +44,15 @@ enum {
 #define CK_SEGMENT_POSITIONS 1024
 /// Largest head dimension `attend` takes.
 #define CK_HEAD_DIM_MAX 1024
+/// Rows and columns that share a scale of 8-bit floats; in caches, elements of a row.
+#define CK_SCALE_BLOCK 128
+/// Query heads `attend_latent` takes at once: the lanes of one vector.
+#define CK_LATENT_HEADS 16
+/// Largest latent and rotated key it takes, in elements.
+#define CK_LATENT_MAX 1024
+#define CK_LATENT_ROPE_MAX 256
+/// Largest heads × dimension of an indexer.
+#define CK_INDEX_MAX 16384
 
 /// Ways to encode activations, as bits of a set: which of them a matrix needs is `encoding_of`'s answer.
 enum {
@@ -116,6 +127,56 @@ typedef struct {
     int64_t out_stride;
 } ck_attention;
 
+/// Attention of up to CK_LATENT_HEADS heads of one query row over latents that all heads share (multi-head latent
+/// attention in its absorbed form; DeepSeek-V2, https://arxiv.org/abs/2405.04434). A position's key is its latent and
+/// its rotated key, one behind the other; its value is the latent.
+typedef struct {
+    /// Page i holds positions i·page_tokens ….
+    void *const *pages;
+    int64_t page_tokens;
+    /// From a page's base to the planes [pageTokens][latent] and [pageTokens][rope], in bytes.
+    int64_t latent_offset;
+    int64_t rope_offset;
+    int64_t latent;
+    int64_t rope;
+    /// CK_F32, CK_F16, CK_BF16, or CK_F8_E4M3: latents as `store_scaled` leaves them, rotated keys in bf16.
+    int32_t type;
+    int32_t heads;
+    /// The positions attended to, ascending; null: `first`, first + 1, ….
+    const int32_t *selection;
+    int64_t first;
+    int64_t count;
+    float scale;
+    /// Head 0: its `latent` and then its `rope` numbers; strides between heads in floats.
+    const float *queries;
+    int64_t query_stride;
+    /// Head 0: `latent` numbers.
+    float *out;
+    int64_t out_stride;
+} ck_latent_attention;
+
+/// How much one query wants to see each of some consecutive positions, by the lightning indexer of sparse attention
+/// (DeepSeek-V3.2, https://arxiv.org/abs/2512.02556): Σ_h weight[h] · max(0, q[h]·k · scale).
+typedef struct {
+    void *const *pages;
+    int64_t page_tokens;
+    /// From a page's base to the keys, [dimension][pageTokens]; in CK_F8_E4M3 with [pageTokens] scales in f32 behind.
+    int64_t key_offset;
+    int64_t dimension;
+    int32_t type;
+    int32_t heads;
+    float scale;
+    /// A multiple of 16.
+    int64_t first;
+    int64_t count;
+    /// [heads][dimension]
+    const float *queries;
+    /// [heads]
+    const float *weights;
+    /// The score of position `first`; room for `count` rounded up to 16.
+    float *scores;
+} ck_index_scores;
+
 /// One instruction set's kernels.
 typedef struct {
     const char *name;
@@ -133,15 +194,26 @@ typedef struct {
     void (*matmul)(const ck_matmul *job);
 
     void (*attend)(const ck_attention *job);
+    void (*attend_latent)(const ck_latent_attention *job);
+    void (*index_scores)(const ck_index_scores *job);
 
     void (*dequantise_row)(int32_t type, const uint8_t *row, int64_t columns, float *out);
     void (*to_float)(int32_t type, const void *source, int64_t count, float *out);
     void (*from_float)(int32_t type, const float *source, int64_t count, void *out);
     /// Writes one position's keys of one head into its column of a transposed plane.
     void (*store_keys)(int32_t type, const float *keys, int64_t head_dim, int64_t page_tokens, void *column);
+    /// Writes 8-bit floats, `stride` bytes apart, and one f32 scale per CK_SCALE_BLOCK of them, side by side.
+    void (*store_scaled)(const float *source, int64_t count, uint8_t *codes, int64_t stride, void *scales);
 
     void (*rms_norm)(const float *x, const float *weight, int64_t count, float epsilon, float *out);
+    /// Also subtracts the mean, and adds a bias.
+    void (*layer_norm)(
+        const float *x, const float *weight, const float *bias, int64_t count, float epsilon, float *out);
     void (*add)(const float *x, float *sum, int64_t count);
+    /// sum += factor · x.
+    void (*add_scaled)(const float *x, float factor, float *sum, int64_t count);
+    /// out = 1 / (1 + e^−x).
+    void (*sigmoid)(const float *x, int64_t count, float *out);
     void (*silu_multiply)(const float *gate, const float *up, int64_t count, float *out);
     void (*rope)(
         float *x, int64_t heads, int64_t head_dim, int64_t rotary_dim, bool interleaved, const float *cosines,
@@ -161,6 +233,14 @@ enum {
     CK_ISA_AVX512 = 2,
     CK_ISA_COUNT = 3,
 };
+
+/// The `wanted` greatest of scores[begin …< end], or all if there are no more, as ascending indices; the lower index
+/// wins a tie. Returns how many. Zeros of either sign are equal.
+int64_t ck_select_greatest(const float *scores, int64_t begin, int64_t end, int64_t wanted, int32_t *indices);
+
+/// Packs 16 rows of 8-bit floats with the scales of their blocks of columns, for `matmul`.
+void ck_pack_scaled_group(
+    const uint8_t *rows_bytes, int64_t row_bytes, int64_t rows, int64_t columns, const float *scales, uint8_t *group);
 
 /// The table of an instruction set, or null if this CPU, its operating system or this build lacks it.
 const ck_table *ck_table_for(int32_t isa);

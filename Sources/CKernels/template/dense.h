@@ -1,4 +1,4 @@
-// Products of dense weights (f32, f16, bf16) with f32 activations: one sum per output, columns in ascending
+// Products of dense weights (f32, f16, bf16, scaled 8-bit floats) with f32 activations: one sum per output, columns in ascending
 // order. Throughput comes from independent outputs and rows, never from splitting a sum.
 
 /// Rows `row` … `row + R − 1` of a tile of n rows, times G groups of 16 outputs. R and G are constants.
@@ -12,9 +12,15 @@ INLINE void dense_rows(
     UNROLL for (int g = 0; g < G; g++) {
         UNROLL for (int r = 0; r < R; r++) sums[g][r] = splat(0);
     }
+    v16f scales[4];
     for (int64_t k = 0; k < job->columns; k++) {
+        if (type == CK_F8_E4M3 && k % CK_SCALE_BLOCK == 0) {
+            UNROLL for (int g = 0; g < G; g++) scales[g] = splat(*(const float *)(weights + g * stride));
+            weights += CK_SCALE_LINE;
+        }
         UNROLL for (int g = 0; g < G; g++) {
             v16f w = load_as_float(type, weights + g * stride);
+            if (type == CK_F8_E4M3) w *= scales[g];
             UNROLL for (int r = 0; r < R; r++) sums[g][r] = multiply_add(w, splat(x[r]), sums[g][r]);
         }
         weights += CK_GROUP_ROWS * element_bytes(type);
@@ -61,12 +67,14 @@ INLINE void dense_matmul(const ck_matmul *job, const int32_t type) {
 static void matmul_f32(const ck_matmul *job) { dense_matmul(job, CK_F32); }
 static void matmul_f16(const ck_matmul *job) { dense_matmul(job, CK_F16); }
 static void matmul_bf16(const ck_matmul *job) { dense_matmul(job, CK_BF16); }
+static void matmul_f8(const ck_matmul *job) { dense_matmul(job, CK_F8_E4M3); }
 
 static void matmul(const ck_matmul *job) {
     switch (job->type) {
     case CK_F32: matmul_f32(job); break;
     case CK_F16: matmul_f16(job); break;
     case CK_BF16: matmul_bf16(job); break;
+    case CK_F8_E4M3: matmul_f8(job); break;
     case CK_Q4_0: matmul_q4_0(job); break;
     case CK_Q4_1: matmul_q4_1(job); break;
     case CK_Q8_0: matmul_q8_0(job); break;

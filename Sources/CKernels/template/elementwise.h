@@ -32,8 +32,37 @@ static void store_keys(int32_t type, const float *keys, int64_t head_dim, int64_
     }
 }
 
+/// Scale and inverse scale of a block whose largest magnitude is `largest`. Not finite: the block's values shall be
+/// NaN, never plausible numbers. Below 1e-30 it is all zeros, for its inverse could overflow.
+INLINE float block_scale(float largest, float *inverse) {
+    *inverse = largest >= 1e-30f && largest < INFINITY ? 448.0f / largest : 0;
+    return !(largest < INFINITY) ? NAN : *inverse == 0 ? 0 : largest / 448.0f;
+}
+
+static void store_scaled(const float *source, int64_t count, uint8_t *codes, int64_t stride, void *scales) {
+    for (int64_t begin = 0; begin < count; begin += CK_SCALE_BLOCK) {
+        int64_t end = count - begin < CK_SCALE_BLOCK ? count : begin + CK_SCALE_BLOCK;
+        float largest = 0, inverse;
+        for (int64_t i = begin; i < end; i++) {
+            // NaN is not below, and comes out on top.
+            float size = fabsf(source[i]);
+            largest = size <= largest ? largest : size;
+            if (size != size) break;
+        }
+        float scale = block_scale(largest, &inverse);
+        memcpy((uint8_t *)scales + begin / CK_SCALE_BLOCK * 4, &scale, 4);
+        for (int64_t i = begin; i < end; i += 16) {
+            int64_t left = end - i < 16 ? end - i : 16;
+            v16f value = left == 16 ? load(source + i) : load_part(source + i, left);
+            uint8_t lanes[16];
+            *(v16b_unaligned *)lanes = inverse == 0 ? (v16b){0} : float_to_e4m3(value * splat(inverse));
+            for (int64_t l = 0; l < left; l++) codes[(i + l) * stride] = lanes[l];
+        }
+    }
+}
+
 static void dequantise_row(int32_t type, const uint8_t *row, int64_t columns, float *out) {
-    if (type <= CK_BF16) to_float(type, row, columns, out);
+    if (type <= CK_BF16 || type == CK_F8_E4M3) to_float(type, row, columns, out);
     else ck_dequantise_row(type, row, columns, out);
 }
 
@@ -52,8 +81,39 @@ static void rms_norm(const float *x, const float *weight, int64_t count, float e
     for (i = 0; i < count; i++) out[i] = x[i] * factor * weight[i];
 }
 
+static void layer_norm(
+    const float *x, const float *weight, const float *bias, int64_t count, float epsilon, float *out) {
+    v16f sums = splat(0), squares = splat(0);
+    int64_t whole = count / 16 * 16, left = count - whole;
+    for (int64_t i = 0; i < whole; i += 16) sums += load(x + i);
+    if (left) sums += load_part(x + whole, left);
+    float mean = sum_lanes(sums) / (float)count;
+    for (int64_t i = 0; i < count; i += 16) {
+        float lanes[16] = {0};
+        for (int64_t l = 0; l < 16 && i + l < count; l++) lanes[l] = x[i + l] - mean;
+        squares = multiply_add(load(lanes), load(lanes), squares);
+    }
+    float factor = 1.0f / sqrtf(sum_lanes(squares) / (float)count + epsilon);
+    for (int64_t i = 0; i < count; i++) out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
+}
+
 static void add(const float *x, float *sum, int64_t count) {
     for (int64_t i = 0; i < count; i++) sum[i] += x[i];
+}
+
+static void add_scaled(const float *x, float factor, float *sum, int64_t count) {
+    int64_t i = 0;
+    for (; count - i >= 16; i += 16) store(sum + i, multiply_add(splat(factor), load(x + i), load(sum + i)));
+    for (int64_t left = count - i; left > 0; left = 0)
+        store_part(sum + i, multiply_add(splat(factor), load_part(x + i, left), load_part(sum + i, left)), left);
+}
+
+static void sigmoid(const float *x, int64_t count, float *out) {
+    for (int64_t i = 0; i < count; i += 16) {
+        int64_t left = count - i < 16 ? count - i : 16;
+        v16f value = left == 16 ? load(x + i) : load_part(x + i, left);
+        store_part(out + i, splat(1.0f) / (splat(1.0f) + exponential(-value)), left);
+    }
 }
 
 static void scale(float *x, int64_t count, float factor) {

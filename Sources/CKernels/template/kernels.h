@@ -8,6 +8,8 @@
 
 #include "attention.h"
 
+#include "latent.h"
+
 #include "elementwise.h"
 
 #include "table.h"

@@ -19,6 +19,9 @@ typedef uint16_t v32u __attribute__((vector_size(64)));
 typedef uint16_t v16h __attribute__((vector_size(32)));
 typedef int16_t v16s __attribute__((vector_size(32)));
 
+typedef uint8_t v16b __attribute__((vector_size(16)));
+
+typedef uint8_t v16b_unaligned __attribute__((vector_size(16), aligned(1), may_alias));
 typedef float v16f_unaligned __attribute__((vector_size(64), aligned(1), may_alias));
 typedef uint16_t v32u_unaligned __attribute__((vector_size(64), aligned(1), may_alias));
 typedef uint16_t v16h_unaligned __attribute__((vector_size(32), aligned(1), may_alias));

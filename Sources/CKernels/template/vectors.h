@@ -64,10 +64,28 @@ INLINE v16h float_to_bfloat(v16f value) {
     return __builtin_convertvector(((v16u)is_nan & quiet) | (~(v16u)is_nan & rounded), v16h);
 }
 
-INLINE int64_t element_bytes(int32_t type) { return type == CK_F32 ? 4 : 2; }
+/// 2^-8 of the values of 16 E4M3 floats: their bits are those of f16 with another bias. NaN becomes a number, so
+/// whoever reads codes from outside looks for it.
+INLINE v16f e4m3_to_float(const void *source) {
+    v16h bits = __builtin_convertvector(*(const v16b_unaligned *)source, v16h);
+    return half_to_float(((bits & 0x80) << 8) | ((bits & 0x7f) << 7));
+}
+
+/// Rounds to nearest, ties to even; magnitudes up to 448.
+INLINE v16b float_to_e4m3(v16f value) {
+    v16u bits = (v16u)value, sign = (bits >> 24) & 0x80, size = bits & 0x7fffffff;
+    v16u normal = ((size + 0x7ffff + ((size >> 20) & 1)) >> 20) - (120 << 3);
+    // Below 2^-6 codes count 2^-9; adding 2^14 leaves that many, rounded, in the low bits.
+    v16u subnormal = (v16u)((v16f)size + splat(16384.0f)) & 0xf;
+    v16u is_small = (v16u)(size < 0x3c800000u);
+    return __builtin_convertvector(sign | (is_small & subnormal) | (~is_small & normal), v16b);
+}
+
+INLINE int64_t element_bytes(int32_t type) { return type == CK_F32 ? 4 : type == CK_F8_E4M3 ? 1 : 2; }
 
 INLINE v16f load_as_float(int32_t type, const void *source) {
     if (type == CK_F32) return load(source);
+    if (type == CK_F8_E4M3) return e4m3_to_float(source);
     v16h half = *(const v16h_unaligned *)source;
     return type == CK_F16 ? half_to_float(half) : bfloat_to_float(half);
 }
@@ -75,7 +93,7 @@ INLINE v16f load_as_float(int32_t type, const void *source) {
 INLINE v16f load_part_as_float(int32_t type, const void *source, int64_t count) {
     if (type == CK_F32) return load_part(source, count);
     uint16_t lanes[16] = {0};
-    memcpy(lanes, source, (size_t)count * 2);
+    memcpy(lanes, source, (size_t)(count * element_bytes(type)));
     return load_as_float(type, lanes);
 }
 
