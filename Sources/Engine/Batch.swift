@@ -3,8 +3,11 @@ package import Handoff
 /// The rows of one forward pass: runs of consecutive positions of several sequences, one row per position.
 /// Reused from step to step, so that a step allocates nothing once the buffers have grown.
 package struct Batch {
-    /// Whose logits are wanted.
-    package enum LogitRows: Sendable { case none, last, all }
+    /// Whose logits are wanted: of that many rows at the end.
+    package enum LogitRows: Sendable {
+        case none, last, all
+        case end(Int)
+    }
 
     /// Consecutive positions of one sequence: rows `firstRow..<firstRow + count`.
     package struct Run: Sendable {
@@ -38,19 +41,22 @@ package struct Batch {
         pages.removeAll(keepingCapacity: true)
     }
 
-    /// Adds positions `range` of a sequence. Its KV for earlier positions is in `slots`, whose pages also take
-    /// the KV of these.
+    /// Adds positions `range` of a sequence, and of the drafts that may follow it. Its KV for earlier positions is in
+    /// `slots`, whose pages also take the KV of these.
     package mutating func append(
-        sequence: [TokenID], range: Range<Int>, slots: [SlotRef], memory: KVMemory, logits: LogitRows
+        sequence: [TokenID], drafts: [TokenID] = [], range: Range<Int>, slots: [SlotRef], memory: KVMemory,
+        logits: LogitRows
     ) {
         let pageTokens = memory.layout.pageTokens
-        precondition(!range.isEmpty && range.upperBound <= sequence.count, "positions \(range) of \(sequence.count)")
+        precondition(
+            !range.isEmpty && range.upperBound <= sequence.count + drafts.count,
+            "positions \(range) of \(sequence.count)")
         precondition(range.upperBound <= slots.count * pageTokens, "position \(range.upperBound) has no page")
         let run = Run(
             firstRow: rowCount, count: range.count, firstPosition: range.lowerBound, firstPage: pages.count)
         for position in range {
             runOfRow.append(runs.count)
-            tokens.append(sequence[position])
+            tokens.append(position < sequence.count ? sequence[position] : drafts[position - sequence.count])
             positions.append(position)
         }
         runs.append(run)
@@ -59,6 +65,7 @@ package struct Batch {
         case .none: break
         case .last: logitRows.append(rowCount - 1)
         case .all: logitRows.append(contentsOf: run.firstRow..<rowCount)
+        case .end(let count): logitRows.append(contentsOf: rowCount - count..<rowCount)
         }
     }
 }

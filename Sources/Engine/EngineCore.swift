@@ -16,6 +16,7 @@ final class EngineCore {
         var last: ContinuousClock.Instant?
         /// Tokens delivered.
         var generated = 0
+        var speculation = SpeculationStats()
         /// An ending event went out; a prefill's pages are still pinned.
         var ended = false
     }
@@ -34,12 +35,15 @@ final class EngineCore {
     var handles: [HandoffID: SequenceHandle] = [:]
     /// By handle index.
     var jobs: [Job?] = []
-    private var samplerScratch: [SamplerScratch] = []
-    private var samples: [SampledToken] = []
+    var samplerScratch: [SamplerScratch] = []
+    /// What was drawn for each row with logits.
+    var samples: [SampledToken] = []
+    var drafting = Drafting()
     private var commands: [EngineShared.Command] = []
     /// Commands that came while a step was computing, and must wait for its end.
     private var deferred: [EngineShared.Command] = []
     private var stopping = false
+    private var steps = 0
 
     init(
         model: LoadedModel, memory: KVMemory, options: EngineOptions, shared: EngineShared,
@@ -52,11 +56,13 @@ final class EngineCore {
         self.onEvent = onEvent
         pool = try ComputePool.make(threads: options.threads)
         let generating = limits.role == .decode ? limits.maxRunning : 0
+        // Each sequence's own row, and one for each of its drafts.
+        let logitRows = generating * (1 + limits.drafts)
         workspace = try model.model.makeWorkspace(
-            rows: limits.chunkTokens + generating, logitRows: generating, pool: pool)
+            rows: limits.chunkTokens + logitRows, logitRows: logitRows, pool: pool)
         if limits.role == .decode {
             samplerScratch = (0..<pool.threads).map { _ in SamplerScratch(vocabulary: model.facts.vocabularySize) }
-            samples = Array(repeating: SampledToken(token: 0), count: limits.maxRunning)
+            samples = Array(repeating: SampledToken(token: 0), count: logitRows)
         }
         scheduler = Scheduler(limits: limits)
     }
@@ -250,23 +256,26 @@ final class EngineCore {
 
     private func step() {
         let began = clock.now
+        steps += 1
         batch.clear()
         for chunk in plan.chunks {
             let sequence = scheduler[chunk.sequence]
             batch.append(
-                sequence: sequence.tokens, range: chunk.positions, slots: sequence.slots, memory: memory,
-                logits: chunk.wantsLogits ? .last : .none)
+                sequence: sequence.tokens, drafts: sequence.drafts, range: chunk.positions, slots: sequence.slots,
+                memory: memory, logits: .end(chunk.logitRows))
         }
         var hooks = ForwardHooks()
         if limits.role == .prefill { hooks.layerStored = { self.layerStored($0) } }
         let whole = model.model.forward(batch, workspace: workspace, pool: pool, hooks: hooks)
         if whole {
+            // The plan's drafts are gone from the sequences after this.
+            if limits.role == .decode { drafting.note(plan, scheduler) }
             let done = memory.pool.withLock { scheduler.complete(plan, pool: &$0) }
             for handle in done { endPrefill(handle) }
             if limits.role == .decode { deliver() }
         }
         let seconds = began.duration(to: clock.now) / .seconds(1)
-        let prompt = plan.chunks.reduce(0) { $0 + ($1.positions.count > 1 ? $1.positions.count : 0) }
+        let prompt = plan.chunks.reduce(0) { $0 + ($1.positions.count - $1.drafts > 1 ? $1.positions.count : 0) }
         shared.snapshot.withLock { snapshot in
             snapshot.stepsTotal += 1
             snapshot.stepTimes.record(seconds: seconds)
@@ -306,71 +315,14 @@ final class EngineCore {
         onEvent(.prefilled(job.id, stats))
     }
 
-    // MARK: Generation
-
-    /// Samples the rows with logits, and ends the sequences that are complete.
-    private func deliver() {
-        let rows = sampleRows()
-        guard rows > 0 else { return }
-        var runs: [TokenRun] = []
-        runs.reserveCapacity(rows)
-        var ended: [(SequenceHandle, FinishReason)] = []
-        var row = 0
-        let now = clock.now
-        for chunk in plan.chunks where chunk.wantsLogits {
-            let (handle, sample) = (chunk.sequence, samples[row])
-            row += 1
-            if let reason = take(sample, for: handle, at: now, runs: &runs) { ended.append((handle, reason)) }
-        }
-        shared.snapshot.withLock { $0.generatedTokensTotal += UInt64(rows) }
-        if !runs.isEmpty { onEvent(.tokens(runs)) }
-        for (handle, reason) in ended { finish(handle, reason) }
-    }
-
-    private func sampleRows() -> Int {
-        let sequences = plan.chunks.filter(\.wantsLogits).map(\.sequence)
-        let (logits, table, scratch) = (workspace.logits, model.table, samplerScratch)
-        samples.withUnsafeMutableBufferPointer { samples in
-            jobs.withUnsafeBufferPointer { jobs in
-                pool.run(sequences.count) { row, worker in
-                    guard let sampler = jobs[sequences[row].index]?.sampler else { return }
-                    samples[row] = sampler.sample(logits[row], scratch: scratch[worker], table: table)
-                }
-            }
-        }
-        return sequences.count
-    }
-
-    /// Enters a sampled token into its sequence. Returns why the sequence ends here, if it does.
-    private func take(
-        _ sample: SampledToken, for handle: SequenceHandle, at now: ContinuousClock.Instant, runs: inout [TokenRun]
-    ) -> FinishReason? {
-        guard var job = jobs[handle.index], let parameters = job.sampler?.parameters else { return nil }
-        // One reference to the sampler's tables at a time, or each step would copy them.
-        jobs[handle.index] = nil
-        defer { jobs[handle.index] = job }
-        if job.began == nil { job.began = now }
-        if parameters.stopTokens.contains(sample.token) { return .stopToken(sample.token) }
-        job.generated += 1
-        job.last = now
-        let index = job.sampler?.completionCount ?? 0
-        job.sampler?.accept(sample.token)
-        scheduler.append(sample.token, to: handle)
-        runs.append(
-            TokenRun(
-                id: job.id, firstIndex: index, tokens: [sample.token],
-                logprobs: parameters.topLogprobs == nil ? [] : [sample.logprobs]))
-        let atLimit = scheduler[handle].tokens.count >= limits.tokenLimit
-        return index + 1 >= parameters.maxTokens || atLimit ? .length : nil
-    }
-
     /// Ends a decode job: pages first, then the event.
-    private func finish(_ handle: SequenceHandle, _ reason: FinishReason) {
+    func finish(_ handle: SequenceHandle, _ reason: FinishReason) {
         guard let job = jobs[handle.index] else { return }
         let first = job.began ?? clock.now
         let stats = DecodeStats(
             generated: job.generated, firstStep: job.received.duration(to: first),
-            decode: first.duration(to: job.last ?? first), preemptions: scheduler[handle].preemptions)
+            decode: first.duration(to: job.last ?? first), preemptions: scheduler[handle].preemptions,
+            speculation: job.speculation)
         remove(handle)
         onEvent(.finished(job.id, reason, stats))
     }
@@ -379,6 +331,8 @@ final class EngineCore {
     private func publish() {
         let wanted = scheduler.pagesWanted
         shared.pagesWanted.store(wanted, ordering: .relaxed)
+        // Not in every step: as long as somebody has a copy, counting on costs another one.
+        let loads = plan.chunks.isEmpty || steps % 64 == 0 ? workspace.expertLoads : nil
         let preempted = scheduler.waiting.reduce(0) { $0 + (scheduler[$1].preemptions > 0 ? 1 : 0) }
         shared.snapshot.withLock { snapshot in
             snapshot.running = scheduler.running.count
@@ -387,6 +341,7 @@ final class EngineCore {
             snapshot.queuedTokens = scheduler.queuedTokens
             snapshot.pinnedJobs = scheduler.pinnedCount
             snapshot.pagesWanted = wanted
+            if let loads { snapshot.expertLoads = loads }
         }
     }
 }

@@ -8,10 +8,16 @@ package struct EngineOptions: Sendable {
     package var chunkTokens: Int?
     /// Compute threads, the engine's own included; 0: all cores.
     package var threads: Int
+    /// Decode: tokens drafted ahead for each sequence by the model's draft layer; 0: none.
+    package var drafts: Int
+
+    /// Beyond that even a draft layer that is nearly always right gains nothing.
+    package static let draftsMax = 16
 
     package init(
-        role: Scheduler.Role, maxRunning: Int = 64, chunkTokens: Int? = nil, threads: Int = 0
+        role: Scheduler.Role, maxRunning: Int = 64, chunkTokens: Int? = nil, threads: Int = 0, drafts: Int = 0
     ) {
+        self.drafts = drafts
         self.role = role
         self.maxRunning = maxRunning
         self.chunkTokens = chunkTokens
@@ -32,8 +38,13 @@ package struct EngineOptions: Sendable {
         guard wanted > 0, chunk <= 16384 else {
             throw .invalid(field: "chunk tokens", reason: "\(wanted) is not in 1...16384")
         }
+        guard (0...Self.draftsMax).contains(drafts) else {
+            throw .invalid(field: "speculate", reason: "\(drafts) is not in 0...\(Self.draftsMax)")
+        }
+        if drafts > 0 { try model.requireDraftLayer() }
         return Scheduler.Limits(
             role: role, maxRunning: maxRunning, chunkTokens: chunk, pageTokens: pageTokens,
-            tokenLimit: min(model.facts.contextLimit, memory.pageCount * pageTokens))
+            tokenLimit: min(model.facts.contextLimit, memory.pageCount * pageTokens),
+            drafts: role == .decode ? drafts : 0)
     }
 }

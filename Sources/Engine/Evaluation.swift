@@ -7,9 +7,9 @@ import Synchronization
 /// Uses the same forward pass, pages and chunks as the nodes.
 package final class Evaluation {
     package let model: LoadedModel
-    private let pool: ComputePool
+    let pool: ComputePool
     private let chunkTokens: Int
-    private let workspace: any ModelWorkspace
+    let workspace: any ModelWorkspace
     private var batch = Batch()
 
     /// - Parameter chunkTokens: positions per forward pass; rounded up to whole pages.
@@ -37,19 +37,40 @@ package final class Evaluation {
         }
     }
 
-    /// Room for `capacity` positions. Throws `tooLong` beyond the model's context.
-    package func makeSession(capacity: Int) throws(EngineError) -> Session {
+    /// Room for `capacity` positions, and for `spare` more that drafts take up for a while. Throws `tooLong` beyond the
+    /// model's context.
+    package func makeSession(capacity: Int, spare: Int = 0) throws(EngineError) -> Session {
         guard capacity <= model.facts.contextLimit else {
             throw .tooLong(tokens: capacity, limit: model.facts.contextLimit, what: "the context")
         }
-        return try Session(layout: model.layout, capacity: capacity)
+        return try Session(layout: model.layout, capacity: capacity + spare)
+    }
+
+    /// What a caller wants to see of a forward pass, each with the first position of the rows it sees.
+    package struct Taps {
+        /// As in `ForwardHooks`.
+        package var hidden: ((_ first: Int, _ index: Int, _ rows: FloatRows) -> Void)?
+        package var decided: ((_ first: Int, _ layer: Int, _ decision: Decision) -> Void)?
+        package var drafts: DraftTaps?
+
+        package init() {}
+    }
+
+    /// The same for the draft layer, whose row for position i takes the token at i + 1; after the last token that is the
+    /// most likely one.
+    package struct DraftTaps {
+        package var logits: (_ first: Int, _ rows: FloatRows) -> Void
+        /// 0: the layer's output; 1: that, normed.
+        package var hidden: ((_ first: Int, _ index: Int, _ rows: FloatRows) -> Void)?
+        package var decided: ((_ first: Int, _ decision: Decision) -> Void)?
+
+        package init(logits: @escaping (Int, FloatRows) -> Void) { self.logits = logits }
     }
 
     /// Appends tokens to a session in chunks, and gives `visit` the logits of their positions, chunk by chunk:
-    /// row i of the view belongs to position `first + i`. `hidden` as in `ForwardHooks`.
+    /// row i of the view belongs to position `first + i`.
     package func extend(
-        _ session: Session, by tokens: [TokenID],
-        hidden: ((_ firstPosition: Int, _ index: Int, _ rows: FloatRows) -> Void)? = nil,
+        _ session: Session, by tokens: [TokenID], taps: Taps = Taps(),
         visit: (_ firstPosition: Int, _ logits: FloatRows) throws(EngineError) -> Void
     ) throws(EngineError) {
         try check(tokens)
@@ -59,104 +80,42 @@ package final class Evaluation {
             let page = model.layout.pageTokens
             var end = min(start + chunkTokens, session.tokens.count)
             if end < session.tokens.count { end = end / page * page }
-            batch.clear()
-            batch.append(
-                sequence: session.tokens, range: start..<end, slots: session.slots, memory: session.memory,
-                logits: .all)
-            var hooks = ForwardHooks()
-            let first = start
-            if let hidden {
-                hooks.hidden = { index, rows in hidden(first, index, rows) }
-            }
-            _ = model.model.forward(batch, workspace: workspace, pool: pool, hooks: hooks)
-            let logits = FloatRows(workspace.logits.base, rows: end - start, columns: model.facts.vocabularySize)
+            let logits = forward(session, start..<end, taps: taps)
             try visit(start, logits)
+            if let drafts = taps.drafts {
+                let last = logits[end - start - 1]
+                let next = end < session.tokens.count ? session.tokens[end] : mostLikely(last)
+                draft(session, start..<end, next: next, drafts)
+            }
             start = end
         }
     }
 
-    private func check(_ tokens: [TokenID]) throws(EngineError) {
+    /// Computes some positions, which may reach over the session's tokens into `drafts`; returns their logits.
+    func forward(
+        _ session: Session, drafts: [TokenID] = [], _ range: Range<Int>, taps: Taps = Taps()
+    ) -> FloatRows {
+        batch.clear()
+        batch.append(
+            sequence: session.tokens, drafts: drafts, range: range, slots: session.slots, memory: session.memory,
+            logits: .all)
+        var hooks = ForwardHooks()
+        if let hidden = taps.hidden { hooks.hidden = { hidden(range.lowerBound, $0, $1) } }
+        if let decided = taps.decided { hooks.decided = { decided(range.lowerBound, $0, $1) } }
+        _ = model.model.forward(batch, workspace: workspace, pool: pool, hooks: hooks)
+        return FloatRows(workspace.logits.base, rows: range.count, columns: model.facts.vocabularySize)
+    }
+
+    /// The lowest id wins a tie.
+    func mostLikely(_ logits: UnsafePointer<Float>) -> TokenID {
+        TokenID(model.table.argmax(logits, count: model.facts.vocabularySize))
+    }
+
+    func check(_ tokens: [TokenID]) throws(EngineError) {
         let vocabulary = model.facts.vocabularySize
         if let wrong = tokens.first(where: { $0 < 0 || $0 >= vocabulary }) {
             throw .invalid(field: "ids", reason: "\(wrong) is not in 0..<\(vocabulary)")
         }
-    }
-
-    // MARK: What the command line asks for
-
-    package struct Outputs: Sendable {
-        /// Tokens of the greedy continuation; no token stops it.
-        package var greedy = 0
-        package var hidden = false
-
-        package init() {}
-    }
-
-    /// Evaluates every prompt and writes `<name>.logits` [S, V], `<name>.greedy_ids` [N], `<name>.greedy_logits`
-    /// [N, V] (row i chose id i) and `<name>.hidden` [L + 1, S, H] (see `ForwardHooks.hidden`). All float32 and
-    /// int32. Throws `invalid` or `tooLong` before anything is written.
-    package func write(_ input: EvaluationInput, _ outputs: Outputs, to path: String) throws(EngineError) {
-        guard outputs.greedy >= 0 else { throw .invalid(field: "greedy", reason: "\(outputs.greedy) is negative") }
-        var declared: [SafetensorsWriter.Declaration] = []
-        let facts = model.facts
-        for prompt in input.prompts {
-            try check(prompt.tokens)
-            let length = prompt.tokens.count
-            guard length + outputs.greedy <= facts.contextLimit else {
-                throw .tooLong(tokens: length + outputs.greedy, limit: facts.contextLimit, what: "the context")
-            }
-            func declare(_ name: String, _ type: TensorType, _ shape: [Int]) {
-                declared.append(.init(name: prompt.tensor(name), type: type, shape: shape))
-            }
-            declare("logits", .f32, [length, facts.vocabularySize])
-            if outputs.hidden { declare("hidden", .f32, [facts.layerCount + 1, length, facts.hiddenSize]) }
-            guard outputs.greedy > 0 else { continue }
-            declare("greedy_ids", .i32, [outputs.greedy])
-            declare("greedy_logits", .f32, [outputs.greedy, facts.vocabularySize])
-        }
-        do throws(ModelFormatError) {
-            var writer = try SafetensorsWriter(path: path, tensors: declared)
-            for prompt in input.prompts {
-                do throws(EngineError) {
-                    try write(prompt, outputs, to: &writer)
-                } catch {
-                    throw ModelFormatError(.file, path, "\(error)")
-                }
-            }
-            try writer.finish()
-        } catch {
-            throw EngineError.invalid(field: "out", reason: "\(error)")
-        }
-    }
-
-    private func write(
-        _ prompt: EvaluationInput.Prompt, _ outputs: Outputs, to writer: inout SafetensorsWriter
-    ) throws(EngineError) {
-        let (length, facts) = (prompt.tokens.count, model.facts)
-        let session = try makeSession(capacity: length + outputs.greedy)
-        var hidden = [Float](
-            repeating: 0, count: outputs.hidden ? (facts.layerCount + 1) * length * facts.hiddenSize : 0)
-        var last: [Float] = []
-        let keep = { (first: Int, index: Int, rows: FloatRows) in
-            for row in 0..<rows.rows {
-                let at = (index * length + first + row) * facts.hiddenSize
-                for column in 0..<facts.hiddenSize { hidden[at + column] = rows[row][column] }
-            }
-        }
-        try extend(session, by: prompt.tokens, hidden: outputs.hidden ? keep : nil) {
-            (first, logits) throws(EngineError) in
-            try Self.write(&writer, UnsafePointer(logits.base), count: logits.rows * facts.vocabularySize)
-            if first + logits.rows == length { last = Array(Self.buffer(logits, row: logits.rows - 1)) }
-        }
-        if outputs.hidden { try Self.write(&writer, hidden) }
-        guard outputs.greedy > 0 else { return }
-        let (ids, rows) = try greedy(session, count: outputs.greedy, from: last)
-        do throws(ModelFormatError) {
-            try writer.write(ids)
-        } catch {
-            throw EngineError.invalid(field: "out", reason: "\(error)")
-        }
-        try Self.write(&writer, rows)
     }
 
     /// The greedy continuation of a session whose last position has the logits `last`: its ids, and the rows of
@@ -168,9 +127,7 @@ package final class Evaluation {
         var rows = last
         var current = last
         while true {
-            let next = current.withUnsafeBufferPointer { values in
-                values.baseAddress.map { TokenID(model.table.argmax($0, count: values.count)) } ?? 0
-            }
+            let next = mostLikely(current)
             ids.append(next)
             if ids.count == count { return (ids, rows) }
             try extend(session, by: [next]) { (_, logits) throws(EngineError) in
@@ -204,27 +161,7 @@ package final class Evaluation {
         return (total / Double(predicted), predicted)
     }
 
-    // MARK: Private
-
-    private static func buffer(_ rows: FloatRows, row: Int) -> UnsafeBufferPointer<Float> {
+    static func buffer(_ rows: FloatRows, row: Int) -> UnsafeBufferPointer<Float> {
         UnsafeBufferPointer(start: UnsafePointer(rows[row]), count: rows.columns)
-    }
-
-    private static func write(
-        _ writer: inout SafetensorsWriter, _ values: UnsafePointer<Float>, count: Int
-    ) throws(EngineError) {
-        do throws(ModelFormatError) {
-            try writer.write(UnsafeRawBufferPointer(UnsafeBufferPointer(start: values, count: count)))
-        } catch {
-            throw EngineError.invalid(field: "out", reason: "\(error)")
-        }
-    }
-
-    private static func write(_ writer: inout SafetensorsWriter, _ values: [Float]) throws(EngineError) {
-        do throws(ModelFormatError) {
-            try writer.write(values)
-        } catch {
-            throw EngineError.invalid(field: "out", reason: "\(error)")
-        }
     }
 }

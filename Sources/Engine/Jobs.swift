@@ -88,6 +88,32 @@ package struct PrefillStats: Sendable, Equatable {
     }
 }
 
+/// What speculative decoding came to, of one sequence or of a node.
+///
+/// A round verifies at least one drafted token. It accepts those that the sampler draws too, up to the first that it
+/// does not, and always delivers one token more, which the sampler drew itself.
+package struct SpeculationStats: Sendable, Equatable {
+    package var rounds: UInt64 = 0
+    /// Tokens drafted and verified.
+    package var drafted: UInt64 = 0
+    /// Those that were right.
+    package var accepted: UInt64 = 0
+
+    package init() {}
+
+    /// Tokens per round, the sampler's own included; nil before the first round.
+    package var acceptLength: Double? { rounds == 0 ? nil : 1 + Double(accepted) / Double(rounds) }
+    /// The share of drafted tokens that were right.
+    package var acceptRate: Double? { drafted == 0 ? nil : Double(accepted) / Double(drafted) }
+
+    package mutating func count(drafted: Int, accepted: Int) {
+        guard drafted > 0 else { return }
+        rounds += 1
+        self.drafted += UInt64(drafted)
+        self.accepted += UInt64(accepted)
+    }
+}
+
 /// What a decode job came to, and where its time went.
 package struct DecodeStats: Sendable, Equatable {
     /// Tokens that this job delivered; a stop token is not delivered.
@@ -97,10 +123,13 @@ package struct DecodeStats: Sendable, Equatable {
     /// First to last token delivered.
     package var decode = Duration.zero
     package var preemptions = 0
+    package var speculation = SpeculationStats()
 
     package init(
-        generated: Int = 0, firstStep: Duration = .zero, decode: Duration = .zero, preemptions: Int = 0
+        generated: Int = 0, firstStep: Duration = .zero, decode: Duration = .zero, preemptions: Int = 0,
+        speculation: SpeculationStats = SpeculationStats()
     ) {
+        self.speculation = speculation
         self.generated = generated
         self.firstStep = firstStep
         self.decode = decode
@@ -146,6 +175,9 @@ package struct EngineSnapshot: Sendable {
     package var generatedTokensTotal: UInt64 = 0
     package var preemptionsTotal: UInt64 = 0
     package var evictedPagesTotal: UInt64 = 0
+    package var speculation = SpeculationStats()
+    /// Brought up to date now and then; empty for models without experts.
+    package var expertLoads: [ExpertLoad] = []
     package var stepsTotal: UInt64 = 0
     package var stepTimes = StepHistogram()
 

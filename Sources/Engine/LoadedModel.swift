@@ -11,18 +11,28 @@ package struct LoadOptions: Sendable {
     package var contextLimit: Int?
     /// Threads that pack the weights; 0: all cores.
     package var threads = 0
+    /// Load the layer that drafts tokens, if the checkpoint has one, and keep its KV.
+    package var draftLayer = true
+    /// Whether later drafts of a round attend to what the first one selected; nil: as the checkpoint says.
+    package var sharesDraftSelection: Bool?
+    /// Added to the mean square in GLM-5's norms of latents and low-rank queries. transformers has this value in its
+    /// code; vLLM and SGLang take the config's `rms_norm_eps`, which changes logits by some 1e-4.
+    package var latentEpsilon = defaultLatentEpsilon
+
+    package static let defaultLatentEpsilon: Float = 1e-6
 
     package init() {}
 }
 
 extension CacheType {
-    /// A KV element type by the name an option uses: f32, f16 or bf16.
+    /// A KV element type by the name an option uses: f32, f16, bf16 or fp8.
     package init(option: String) throws(EngineError) {
         switch option {
         case "f32": self = .f32
         case "f16": self = .f16
         case "bf16": self = .bf16
-        default: throw .invalid(field: "kv dtype", reason: "\(option) is none of f32, f16, bf16")
+        case "fp8": self = .fp8
+        default: throw .invalid(field: "kv dtype", reason: "\(option) is none of f32, f16, bf16, fp8")
         }
     }
 }
@@ -68,11 +78,27 @@ package final class LoadedModel: Sendable {
             return LoadedModel(
                 model: model, checkpoint: checkpoint, options: options, table: table,
                 fingerprint: fingerprint + suffix)
+        case .qwen3Moe(let config):
+            let model = try Qwen3MoeModel(
+                checkpoint: checkpoint, config: config, options: options, table: table, pool: pool)
+            let suffix = model.rotary.dependsOnServedContext ? "-\(model.facts.contextLimit)" : ""
+            return LoadedModel(
+                model: model, checkpoint: checkpoint, options: options, table: table,
+                fingerprint: fingerprint + suffix)
+        case .glm5(let config):
+            let model = try GLM5Model(
+                checkpoint: checkpoint, config: config, options: options, table: table, pool: pool)
+            var suffix = model.rotary.dependsOnServedContext ? "-\(model.facts.contextLimit)" : ""
+            if options.latentEpsilon != LoadOptions.defaultLatentEpsilon { suffix += "-\(options.latentEpsilon)" }
+            return LoadedModel(
+                model: model, checkpoint: checkpoint, options: options, table: table,
+                fingerprint: fingerprint + suffix)
         }
     }
 
     /// Throws unless the checkpoint has a layer that drafts tokens for speculative decoding.
     package func requireDraftLayer() throws(EngineError) {
+        if model.draftLayer != nil { return }
         let reason = "the architecture \(facts.architecture) has no draft (MTP) layer to speculate with"
         throw .invalid(field: "speculate", reason: reason)
     }

@@ -6,15 +6,36 @@ package import Kernels
 package struct PageLayout: Sendable, Equatable {
     /// One tensor kept per token and layer: `heads` × `width` elements per token.
     package struct Plane: Sendable, Equatable {
+        package enum Storage: Sendable {
+            /// In the cache's type, with scales where that has some.
+            case kv
+            /// Without scales: bf16 where the cache's type has some.
+            case unscaled
+            /// Not per token but once per page, in float32.
+            case page
+        }
+
         package var name: String
         package var heads: Int
         package var width: Int
+        package var storage: Storage
 
-        package init(name: String, heads: Int, width: Int) {
+        package init(name: String, heads: Int, width: Int, storage: Storage = .kv) {
             self.name = name
             self.heads = heads
             self.width = width
+            self.storage = storage
         }
+
+        func bytes(_ type: CacheType, tokens: Int) -> Int {
+            switch storage {
+            case .kv: heads * type.rowBytes(width) * tokens
+            case .unscaled: heads * (type == .fp8 ? CacheType.bf16 : type).rowBytes(width) * tokens
+            case .page: heads * width * MemoryLayout<Float>.size
+            }
+        }
+
+        var text: String { "\(name)\(heads)x\(width)\(storage == .page ? "/page" : "")" }
     }
 
     package let architecture: String
@@ -48,7 +69,7 @@ package struct PageLayout: Sendable, Equatable {
             var offsets: [Int] = []
             for plane in planes {
                 offsets.append(offset)
-                let bytes = plane.heads * plane.width * pageTokens * kvType.bytes
+                let bytes = plane.bytes(kvType, tokens: pageTokens)
                 offset += (bytes + Self.alignment - 1) / Self.alignment * Self.alignment
             }
             planeOffsets.append(offsets)
@@ -60,6 +81,9 @@ package struct PageLayout: Sendable, Equatable {
 
     package var layerCount: Int { layers.count }
     package var pageBytes: Int { layerOffsets[layers.count] }
+
+    /// From a page's base to a plane.
+    package func planeOffset(_ layer: Int, _ plane: Int) -> Int { layerOffsets[layer] + planeOffsets[layer][plane] }
 
     /// The bytes of a layer inside a page.
     package func layerRange(_ layer: Int) -> Range<Int> { layerOffsets[layer]..<layerOffsets[layer + 1] }
@@ -76,7 +100,7 @@ package struct PageLayout: Sendable, Equatable {
     package var text: String {
         var groups: [(count: Int, text: String)] = []
         for planes in layers {
-            let text = planes.map { "\($0.name)\($0.heads)x\($0.width)" }.joined(separator: ",")
+            let text = planes.map(\.text).joined(separator: ",")
             if let last = groups.last, last.text == text {
                 groups[groups.count - 1].count += 1
             } else {

@@ -25,10 +25,15 @@ package struct Scheduler: Sendable {
         package var pageTokens: Int
         /// Tokens of one sequence at most.
         package var tokenLimit: Int
+        /// Tokens drafted ahead for each generating sequence; 0: none.
+        package var drafts: Int
 
-        package init(role: Role, maxRunning: Int, chunkTokens: Int, pageTokens: Int, tokenLimit: Int) {
+        package init(
+            role: Role, maxRunning: Int, chunkTokens: Int, pageTokens: Int, tokenLimit: Int, drafts: Int = 0
+        ) {
             precondition(chunkTokens >= pageTokens && chunkTokens % pageTokens == 0, "chunk of \(chunkTokens) tokens")
-            precondition(maxRunning > 0 && tokenLimit > 0)
+            precondition(maxRunning > 0 && tokenLimit > 0 && drafts >= 0)
+            self.drafts = drafts
             self.role = role
             self.maxRunning = maxRunning
             self.chunkTokens = chunkTokens
@@ -51,6 +56,8 @@ package struct Scheduler: Sendable {
     package struct Sequence: Sendable {
         package let id: HandoffID
         package internal(set) var tokens: [TokenID]
+        /// Tokens that may follow; those with a page are verified by the next step.
+        package internal(set) var drafts: [TokenID] = []
         /// Positions whose KV is in `slots`.
         package internal(set) var computed = 0
         /// Block table.
@@ -110,9 +117,18 @@ package struct Scheduler: Sendable {
         return handle
     }
 
-    /// The next token of a sequence whose computed positions are all its tokens.
+    /// The next token of a sequence that generates: its computed positions are all its tokens, or more where the token
+    /// was drafted.
     package mutating func append(_ token: TokenID, to handle: SequenceHandle) {
-        update(handle) { $0.tokens.append(token) }
+        update(handle) { sequence in
+            sequence.computed = sequence.tokens.count
+            sequence.tokens.append(token)
+        }
+    }
+
+    /// Tokens that may follow those of a sequence that generates.
+    package mutating func draft(_ tokens: [TokenID], for handle: SequenceHandle) {
+        update(handle) { $0.drafts = tokens }
     }
 
     /// Takes a sequence out of the running or waiting ones; its pages stay with it until `remove`.
@@ -157,7 +173,7 @@ package struct Scheduler: Sendable {
         plan.clear()
         if limits.role == .decode { planGeneration(pool: &pool, plan: &plan) }
         admit(pool: &pool, plan: &plan)
-        planPrompts(plan: &plan)
+        planPrompts(pool: &pool, plan: &plan)
     }
 
     /// Says that the chunks of the plan were computed. Prefill: enters complete pages into the prefix tree, and
@@ -165,7 +181,10 @@ package struct Scheduler: Sendable {
     package mutating func complete(_ plan: StepPlan, pool: inout SlotPool) -> [SequenceHandle] {
         var done: [SequenceHandle] = []
         for chunk in plan.chunks {
-            update(chunk.sequence) { $0.computed = chunk.positions.upperBound }
+            update(chunk.sequence) { sequence in
+                sequence.computed = chunk.positions.upperBound - chunk.drafts
+                sequence.drafts = []
+            }
             guard limits.role == .prefill else { continue }
             remember(chunk.sequence, pool: &pool)
             if self[chunk.sequence].remaining == 0, self[chunk.sequence].phase == .running {
@@ -201,11 +220,26 @@ package struct Scheduler: Sendable {
                 continue
             }
             if grow(handle, to: limits.pages(count), pool: &pool, plan: &plan) {
-                plan.chunks.append(StepChunk(sequence: handle, positions: count - 1..<count, wantsLogits: true))
+                let drafts = roomForDrafts(handle, pool: &pool)
+                plan.chunks.append(
+                    StepChunk(
+                        sequence: handle, positions: count - 1..<count + drafts, wantsLogits: true, drafts: drafts))
             }
             // A sequence that preempted itself is no longer at this place.
             if at < running.count, running[at] == handle { at += 1 }
         }
+    }
+
+    /// How many of a sequence's drafts have a place in its pages. More pages are taken while some are free, for these
+    /// drafts and those after them; nobody is preempted for that.
+    private mutating func roomForDrafts(_ handle: SequenceHandle, pool: inout SlotPool) -> Int {
+        guard limits.drafts > 0 else { return 0 }
+        let (count, drafts) = (self[handle].tokens.count, self[handle].drafts.count)
+        let wanted = limits.pages(min(count + drafts + limits.drafts, limits.tokenLimit))
+        let missing = wanted - self[handle].slots.count
+        if missing > 0, let slots = pool.lease(missing) { update(handle) { $0.slots += slots } }
+        let room = min(self[handle].slots.count * limits.pageTokens, limits.tokenLimit) - count
+        return max(0, min(drafts, room))
     }
 
     /// True when the sequence has that many pages now. When pages are missing the youngest sequence gives its own;
@@ -231,6 +265,7 @@ package struct Scheduler: Sendable {
         update(handle) { sequence in
             sequence.slots = []
             sequence.computed = 0
+            sequence.drafts = []
             sequence.phase = .waiting
             sequence.preemptions += 1
         }
@@ -330,7 +365,7 @@ package struct Scheduler: Sendable {
     /// Shares the step's prompt positions: the oldest prompt gets at least half, so that all come to an end; the
     /// rest goes to the shortest ones first, so that short prompts do not wait behind long ones; what is left
     /// goes to the oldest again.
-    private mutating func planPrompts(plan: inout StepPlan) {
+    private mutating func planPrompts(pool: inout SlotPool, plan: inout StepPlan) {
         let ready = limits.role == .decode ? 1 : 0
         // Kept from step to step for its capacity.
         var shares: [(sequence: SequenceHandle, tokens: Int)] = []
@@ -355,6 +390,7 @@ package struct Scheduler: Sendable {
                 // More sequences than the batch has rows for: this one's last chunk waits.
                 guard logitRows < limits.maxRunning else { continue }
                 logitRows += 1
+                _ = roomForDrafts(share.sequence, pool: &pool)
             }
             plan.chunks.append(
                 StepChunk(sequence: share.sequence, positions: sequence.computed..<end, wantsLogits: wantsLogits))

@@ -7,14 +7,20 @@ package struct SequenceHandle: Hashable, Sendable {
 package struct StepChunk: Sendable, Equatable {
     package var sequence: SequenceHandle
     package var positions: Range<Int>
-    /// The last position's logits are wanted: a token is sampled there.
+    /// A token is sampled after the last position that is not drafted.
     package var wantsLogits: Bool
+    /// Positions at the end that hold drafted tokens; a token is sampled after each of them too.
+    package var drafts: Int
 
-    package init(sequence: SequenceHandle, positions: Range<Int>, wantsLogits: Bool) {
+    package init(sequence: SequenceHandle, positions: Range<Int>, wantsLogits: Bool, drafts: Int = 0) {
         self.sequence = sequence
         self.positions = positions
         self.wantsLogits = wantsLogits
+        self.drafts = drafts
     }
+
+    /// Rows whose logits are wanted: the last ones.
+    package var logitRows: Int { wantsLogits ? 1 + drafts : 0 }
 }
 
 /// What a step does, and what was decided on the way. Reused from step to step.

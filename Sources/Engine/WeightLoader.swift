@@ -80,6 +80,7 @@ package final class WeightLoader {
     /// A tensor of any computable type as floats.
     func vector(_ name: String) throws(EngineError) -> [Float] {
         let (tensor, type, bytes) = try find(name)
+        if type == .f8E4M3 { return try scaledVector(name, tensor, bytes) }
         let count = tensor.elementCount
         let table = table
         return [Float](unsafeUninitializedCapacity: count) { buffer, filled in
@@ -101,20 +102,82 @@ package final class WeightLoader {
         return embedding
     }
 
+    /// 8-bit floats times the scales of their blocks.
+    private func scaledVector(
+        _ name: String, _ tensor: TensorInfo, _ bytes: UnsafeRawBufferPointer
+    ) throws(EngineError) -> [Float] {
+        let source = try source(name)
+        let (columns, block) = (source.columns, MatrixSource.scaleBlock)
+        let perRow = (columns + block - 1) / block
+        let table = table
+        return [Float](unsafeUninitializedCapacity: tensor.elementCount) { buffer, filled in
+            guard let base = buffer.baseAddress else { return }
+            table.dequantiseRow(.f8E4M3, bytes: bytes, columns: tensor.elementCount, into: base)
+            for row in 0..<source.rows {
+                for column in 0..<columns {
+                    // The codes come as 2^-8 of what they stand for.
+                    base[row * columns + column] *=
+                        source.scales[row / block * perRow + column / block] * 256
+                }
+            }
+            filled = tensor.elementCount
+        }
+    }
+
+    /// A matrix's elements in a type without scales: as they are, or as floats.
+    func plainElements(_ name: String) throws(EngineError) -> (type: ElementType, bytes: [UInt8]) {
+        let (_, type, bytes) = try find(name)
+        if type == .f16 || type == .bf16 || type == .f32 { return (type, Array(bytes)) }
+        return (.f32, try vector(name).withUnsafeBytes { Array($0) })
+    }
+
+    /// A matrix as the file has it, with the scales of 8-bit floats.
+    private func source(_ name: String) throws(EngineError) -> MatrixSource {
+        let (tensor, type, bytes) = try find(name)
+        guard tensor.shape.count == 2 else {
+            throw .model(path: checkpoint.path, problems: ["tensor \(name) has shape \(tensor.shape)"])
+        }
+        var scales: [Float] = []
+        if type == .f8E4M3 {
+            scales = try vector(name + "_scale_inv")
+            guard !bytes.contains(where: { $0 & 0x7f == 0x7f }) else {
+                throw .model(path: checkpoint.path, problems: ["tensor \(name) holds what is no number"])
+            }
+        }
+        return MatrixSource(
+            type: type, rows: tensor.shape[0], columns: tensor.shape[1], bytes: bytes, scales: scales)
+    }
+
+    /// Many matrices, each of tensors with the same input, in one region of memory.
+    func matrices(_ names: [[String]]) throws(EngineError) -> [PackedMatrix] {
+        var sources: [[MatrixSource]] = []
+        for group in names {
+            var own: [MatrixSource] = []
+            for name in group { own.append(try source(name)) }
+            sources.append(own)
+        }
+        return try matrices(sources)
+    }
+
+    func matrices(_ sources: [[MatrixSource]]) throws(EngineError) -> [PackedMatrix] {
+        let packed = try wrap("matrices") { () throws(KernelError) in
+            try PackedMatrix.many(sources, table: table, pool: pool)
+        }
+        for matrix in packed { packedBytes += matrix.byteCount }
+        return packed
+    }
+
     /// Matrices with the same input, one below the other. A bias for some of them is zero for the others.
     func matrix(_ names: [String], biases: [String?]?) throws(EngineError) -> PackedMatrix {
         var sources: [MatrixSource] = []
         var bias: [Float] = []
         for (index, name) in names.enumerated() {
-            let (tensor, type, bytes) = try find(name)
-            guard tensor.shape.count == 2 else {
-                throw .model(path: checkpoint.path, problems: ["tensor \(name) has shape \(tensor.shape)"])
-            }
-            sources.append(MatrixSource(type: type, rows: tensor.shape[0], columns: tensor.shape[1], bytes: bytes))
+            let source = try source(name)
+            sources.append(source)
             if let biasName = biases?[index] {
                 bias += try vector(biasName)
             } else {
-                bias += Array(repeating: 0, count: tensor.shape[0])
+                bias += Array(repeating: 0, count: source.rows)
             }
         }
         let hasBias = biases?.contains { $0 != nil } ?? false

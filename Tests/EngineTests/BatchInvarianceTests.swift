@@ -55,7 +55,8 @@ import Testing
 
     /// All at once through a prefill loop and a decode loop, with page copies between them.
     private func together(
-        _ model: LoadedModel, _ requests: [Request], threads: Int, chunk: Int, pages: Int, localShare: Int
+        _ model: LoadedModel, _ requests: [Request], threads: Int, chunk: Int, pages: Int, localShare: Int,
+        drafts: Int = 0
     ) throws -> ([EventLog.Answer], preemptions: UInt64, cached: UInt64) {
         let (source, target) = (try poisonedMemory(model, pages: 400), try poisonedMemory(model, pages: pages))
         let (prefilled, decoded) = (EventLog(), EventLog())
@@ -63,7 +64,8 @@ import Testing
             model: model, memory: source, options: .init(role: .prefill, chunkTokens: chunk, threads: threads),
             onEvent: prefilled.record)
         let decode = try EngineLoop(
-            model: model, memory: target, options: .init(role: .decode, chunkTokens: chunk, threads: threads),
+            model: model, memory: target,
+            options: .init(role: .decode, chunkTokens: chunk, threads: threads, drafts: drafts),
             onEvent: decoded.record)
         for (index, request) in requests.enumerated() where index % localShare != 0 {
             prefill.submit(PrefillJob(id: handoff(index), tokens: request.tokens))
@@ -106,6 +108,30 @@ import Testing
         }
     }
 
+    /// Positions are selected and drafts verified here too, and show in nothing.
+    @Test(arguments: ["tiny-glm5", "tiny-glm52", "tiny-qwen3-moe"], [CacheType.f16, .f32, .bf16, .fp8])
+    func mixturesOfExperts(name: String, type: CacheType) throws {
+        let drafts = name == "tiny-qwen3-moe" ? 0 : 3
+        guard drafts > 0 || type != .fp8 else { return }
+        let model = try TestModels.fixture(name, kvType: type)
+        var random = SplitMix64(state: UInt64(type.rawValue))
+        let requests = requests(&random, count: 20, vocabulary: 512, longest: 200, answer: 24)
+        let expected = try alone(model, requests)
+        var preempted: UInt64 = 0
+        for (threads, chunk, pages, share, drafts) in [
+            (2, 64, 64, 1000, drafts), (1, 512, 40, 3, drafts / 3), (2, 16, 26, 2, 2 * drafts), (2, 32, 30, 2, 0),
+        ] {
+            let (found, preemptions, _) = try together(
+                model, requests, threads: threads, chunk: chunk, pages: pages, localShare: share, drafts: drafts)
+            preempted += preemptions
+            for index in requests.indices {
+                #expect(found[index].tokens == expected[index].tokens)
+                #expect(bits(found[index]) == bits(expected[index]), "request \(index), \(preemptions) preemptions")
+            }
+        }
+        #expect(preempted > 0, "the memory is no longer too small")
+    }
+
     @Test func smolLM2() throws {
         let model = try TestModels.smolLM2()
         var random = SplitMix64(state: 5)
@@ -127,8 +153,9 @@ import Testing
     }
 
     /// The KV bytes themselves: what one chunking stores, another stores.
-    @Test func storedPagesAreEqualBits() throws {
-        let model = try TestModels.tinyLlama()
+    @Test(arguments: ["tiny-llama", "tiny-glm52", "tiny-qwen3-moe"])
+    func storedPagesAreEqualBits(name: String) throws {
+        let model = try TestModels.fixture(name)
         let tokens = (0..<100).map { TokenID($0 * 7 % 512) }
         var images: [[UInt8]] = []
         for (chunk, threads) in [(16, 1), (48, 2), (512, 2)] {

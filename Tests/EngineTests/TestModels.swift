@@ -29,6 +29,10 @@ enum TestModels {
         try load(tinyLlamaPath, kvType, pageTokens, isa)
     }
 
+    static func fixture(_ name: String, kvType: CacheType = .f16, pageTokens: Int = 16) throws -> LoadedModel {
+        try load("\(fixtures)/\(name)", kvType, pageTokens, nil)
+    }
+
     static func smolLM2(kvType: CacheType = .f16, isa: ISA? = nil) throws -> LoadedModel {
         try load(smolLM2Path, kvType, 32, isa)
     }
@@ -89,7 +93,7 @@ extension Evaluation {
         let facts = model.facts
         let session = try makeSession(capacity: tokens.count)
         var logits: [Float] = []
-        let stateCount = hidden ? (facts.layerCount + 1) * tokens.count * facts.hiddenSize : 0
+        let stateCount = hidden ? facts.hiddenStateCount * tokens.count * facts.hiddenSize : 0
         var states = [Float](repeating: .nan, count: stateCount)
         let keep = { (first: Int, index: Int, rows: FloatRows) in
             for row in 0..<rows.rows {
@@ -98,7 +102,9 @@ extension Evaluation {
                 }
             }
         }
-        try extend(session, by: tokens, hidden: hidden ? keep : nil) { _, rows in
+        var taps = Taps()
+        if hidden { taps.hidden = keep }
+        try extend(session, by: tokens, taps: taps) { _, rows in
             logits += UnsafeBufferPointer(start: rows.base, count: rows.rows * rows.columns)
         }
         return (logits, states)

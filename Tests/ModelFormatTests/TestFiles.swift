@@ -63,7 +63,8 @@ enum Fixture {
 
     /// `config.json` of one of the tiny models.
     static func config(_ model: String) throws -> JSONObject {
-        try JSON.parse(bytes(sibling("../Fixtures/\(model)/config.json"))).object ?? [:]
+        let folder = model == "glm5-nano" ? "../../Models" : "../Fixtures"
+        return try JSON.parse(bytes(sibling("\(folder)/\(model)/config.json"))).object ?? [:]
     }
 
     static func bytes(_ path: String) throws -> [UInt8] {

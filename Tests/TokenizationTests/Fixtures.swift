@@ -4,12 +4,14 @@ import Testing
 
 @testable import Tokenization
 
-/// Files of Tests/Fixtures.
+/// Files of Tests/Fixtures, and of Models.
 enum Fixtures {
-    static let folder = #filePath.split(separator: "/").dropLast(2).reduce("") { $0 + "/" + $1 } + "/Fixtures"
+    private static let root = #filePath.split(separator: "/").dropLast(3).reduce("") { $0 + "/" + $1 }
 
     static func bytes(_ path: String) throws -> [UInt8] {
-        [UInt8](try Data(contentsOf: URL(filePath: "\(folder)/\(path)")))
+        let fixture = URL(filePath: "\(root)/Tests/Fixtures/\(path)")
+        if let data = try? Data(contentsOf: fixture) { return [UInt8](data) }
+        return [UInt8](try Data(contentsOf: URL(filePath: "\(root)/Models/\(path)")))
     }
 
     static func json(_ path: String) throws -> JSON {

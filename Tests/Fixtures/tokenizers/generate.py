@@ -3,7 +3,7 @@
     pip install tokenizers==0.23.3
     python3 generate.py
 
-Reads ../smollm2/tokenizer.json and ../glm5-nano/tokenizer.json; writes one NAME.json per tokenizer trained here,
+Reads ../smollm2/tokenizer.json and ../../../Models/glm5-nano/tokenizer.json; writes one NAME.json per tokenizer trained here,
 and goldens.json: for every tokenizer, texts with ids and decoded text.
 """
 import json
@@ -161,7 +161,7 @@ def main():
         "deepseek": byte_level(DEEPSEEK), "o200k": byte_level([O200K]), "added": added(), "llama2": llama2(),
         "metaspace": metaspace(),
     }
-    paths = {"smollm2": HERE / "../smollm2/tokenizer.json", "glm5-nano": HERE / "../glm5-nano/tokenizer.json"}
+    paths = {"smollm2": HERE / "../smollm2/tokenizer.json", "glm5-nano": HERE / "../../../Models/glm5-nano/tokenizer.json"}
     for name, tokenizer in made.items():
         paths[name] = HERE / f"{name}.json"
         paths[name].write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":")))
