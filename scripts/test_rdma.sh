@@ -21,11 +21,12 @@ run() {
     rm "$log"
 }
 
+clusters='^ClusterTests\.ClusterTests/(RDMALaneTests|GLM5Tests/draftsChangeNoAnswer)'
 if [ -n "${BATON_RDMA_HOST:-}" ]; then
     echo "rdma: lanes, on this machine's device with $BATON_RDMA_HOST"
     run '^TransportTests\.' env
     echo "rdma: a cluster"
-    run '^ClusterTests\.ClusterTests/RDMALaneTests' env
+    run "$clusters" env
     exit
 fi
 export BATON_RDMA_HOST=10.9.0.1 BATON_RDMA_DISPOSABLE=1
@@ -37,4 +38,4 @@ BATON_RDMA_CABLE=1 run '^TransportTests\..*/RDMAPathTests' guest --net two --
 echo "rdma: a device that is removed"
 BATON_RDMA_REMOVE=1 run '^TransportTests\..*/aDeviceThatIsRemoved' guest --
 echo "rdma: a cluster of real processes"
-run '^ClusterTests\.ClusterTests/RDMALaneTests' guest --
+run "$clusters" guest --

@@ -240,7 +240,7 @@ extension FinishReport {
             handoff: try Wire.handoff(message.hasHandoff, message.handoff, "finished.handoff"), reason: reason,
             tokens: try Wire.count(message.tokens, "finished.tokens", atMost: ControlLimits.contextTokens),
             firstStep: Wire.microseconds(message.firstStepUs), decode: Wire.microseconds(message.decodeUs),
-            preemptions: Int(message.preemptions))
+            preemptions: Int(message.preemptions), speculation: Speculation(message.speculation))
     }
 
     var wire: Baton_Control_V1_Finished {
@@ -257,6 +257,7 @@ extension FinishReport {
             $0.firstStepUs = Wire.microseconds(firstStep)
             $0.decodeUs = Wire.microseconds(decode)
             $0.preemptions = UInt32(clamping: preemptions)
+            $0.speculation = speculation.wire
         }
     }
 }

@@ -92,10 +92,13 @@ package struct FinishReport: Sendable, Equatable {
     /// First to last token.
     package var decode: Duration
     package var preemptions: Int
+    package var speculation: Speculation
 
     package init(
-        handoff: HandoffID, reason: Reason, tokens: Int, firstStep: Duration, decode: Duration, preemptions: Int
+        handoff: HandoffID, reason: Reason, tokens: Int, firstStep: Duration, decode: Duration, preemptions: Int,
+        speculation: Speculation = Speculation()
     ) {
+        self.speculation = speculation
         self.handoff = handoff
         self.reason = reason
         self.tokens = tokens

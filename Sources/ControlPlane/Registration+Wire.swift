@@ -111,6 +111,8 @@ extension NodeLoad {
         isDraining = message.draining
         preemptions = Int(message.preemptions)
         contract = ContractCounts(message.contract)
+        speculation = Speculation(message.speculation)
+        experts = message.hasExperts ? ExpertBalance(message.experts) : nil
     }
 
     var wire: Baton_Control_V1_Heartbeat {
@@ -135,6 +137,8 @@ extension NodeLoad {
             $0.draining = isDraining
             $0.preemptions = UInt32(clamping: preemptions)
             $0.contract = contract.wire
+            if speculation.rounds > 0 { $0.speculation = speculation.wire }
+            if let experts { $0.experts = experts.wire }
         }
     }
 }

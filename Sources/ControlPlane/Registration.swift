@@ -146,6 +146,9 @@ package struct NodeLoad: Sendable, Equatable {
     package var isDraining = false
     package var preemptions = 0
     package var contract = ContractCounts()
+    package var speculation = Speculation()
+    /// Nil for models without experts, or before the first token.
+    package var experts: ExpertBalance?
 
     package init() {}
 }

@@ -112,7 +112,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
                 model: model, memory: memory,
                 options: EngineOptions(
                     role: .decode, maxRunning: configuration.maxRunning, chunkTokens: configuration.chunkTokens,
-                    threads: configuration.threads),
+                    threads: configuration.threads, drafts: configuration.speculate),
                 onEvent: { late.current?.handle($0) })
             self.engine.bind(engine)
         } catch {
@@ -344,6 +344,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
     private func ended(_ handoff: HandoffID, _ reason: Engine.FinishReason, _ stats: DecodeStats) {
         metrics.finished.with(reason.label).add()
         if stats.generated > 0 { metrics.firstStep.observe(stats.firstStep) }
+        if let length = stats.speculation.acceptLength { metrics.requestAcceptLength.observe(length) }
         if stats.generated > 1 { metrics.timePerOutputToken.observe(stats.decode / (stats.generated - 1)) }
         logger.info(
             "sequence ended",

@@ -91,13 +91,32 @@ extension FinishReport {
             }
         self.init(
             handoff: handoff, reason: wireReason, tokens: stats.generated, firstStep: stats.firstStep,
-            decode: stats.decode, preemptions: stats.preemptions)
+            decode: stats.decode, preemptions: stats.preemptions, speculation: Speculation(stats.speculation))
     }
 
     /// For a sequence whose statistics are gone: only how it ended.
     init(_ handoff: HandoffID, _ end: SequenceEnd) {
         self.init(
             handoff: handoff, reason: end.reason, tokens: end.tokens, firstStep: .zero, decode: .zero, preemptions: 0)
+    }
+}
+
+extension Speculation {
+    init(_ stats: SpeculationStats) {
+        self.init(
+            rounds: Int(clamping: stats.rounds), drafted: Int(clamping: stats.drafted),
+            accepted: Int(clamping: stats.accepted))
+    }
+}
+
+extension ExpertBalance {
+    /// Nil where there are no experts, or nothing was computed.
+    init?(_ loads: [ExpertLoad]) {
+        let layers = loads.compactMap { load in load.imbalance.map { (load, $0) } }
+        guard let worst = layers.max(by: { $0.1 < $1.1 }) else { return nil }
+        self.init(
+            meanImbalance: layers.reduce(0) { $0 + $1.1 } / Double(layers.count), worstImbalance: worst.1,
+            worstLayer: worst.0.layer, worstExpert: worst.0.busiest)
     }
 }
 
@@ -141,6 +160,8 @@ extension NodeLoad {
         waiting = engine.waiting
         queuedTokens = engine.queuedTokens
         preemptions = Int(clamping: engine.preemptionsTotal)
+        speculation = Speculation(engine.speculation)
+        experts = ExpertBalance(engine.expertLoads)
         staleWrites = lanes.staleWritesRejected
         contract.uncheckedSeals = lanes.uncheckedCompletions
     }

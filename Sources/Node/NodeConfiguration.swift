@@ -26,6 +26,10 @@ package struct NodeConfiguration: Sendable {
     package var maxRunning = 64
     /// nil: the engine's default for the role.
     package var chunkTokens: Int?
+    /// Load the layer that drafts tokens, if the model has one, and keep and send its KV.
+    package var draftLayer = true
+    /// Tokens a decode node drafts ahead for each sequence; 0: none.
+    package var speculate = 0
     package var lanesPerPeer = 4
     /// Where a decode node listens for lanes.
     package var lane = HostPort(host: "127.0.0.1", port: 0)
@@ -69,6 +73,7 @@ package struct NodeConfiguration: Sendable {
         options.pageTokens = pageTokens
         options.contextLimit = contextLimit
         options.threads = threads
+        options.draftLayer = draftLayer
         do throws(EngineError) {
             return try LoadedModel.load(path: modelPath, options: options)
         } catch {

@@ -44,6 +44,13 @@ package final class NodeMetrics: Sendable {
     private let prefillTokens: Counter
     private let cachedTokens: Counter
     private let preemptions: Counter
+    private let draftRounds: Counter
+    private let draftTokens: Counter
+    private let acceptedTokens: Counter
+    private let acceptRate: Gauge
+    private let acceptLength: Gauge
+    let requestAcceptLength: Histogram
+    private let expertImbalance: GaugeFamily
     private let evictions: Counter
     private let stepTime: Histogram
 
@@ -97,6 +104,18 @@ package final class NodeMetrics: Sendable {
         prefillTokens = registry.counter("prompt_tokens_total", "Prompt tokens computed.")
         cachedTokens = registry.counter("cached_tokens_total", "Prompt tokens taken from the prefix cache.")
         preemptions = registry.counter("preemptions_total", "Sequences that gave back their pages for a while.")
+        draftRounds = registry.counter("spec_rounds_total", "Steps of sequences that verified drafted tokens.")
+        draftTokens = registry.counter("spec_draft_tokens_total", "Tokens drafted and verified.")
+        acceptedTokens = registry.counter("spec_accepted_tokens_total", "Drafted tokens that were right.")
+        acceptRate = registry.gauge("spec_accept_rate", "Share of drafted tokens that were right, since the start.")
+        acceptLength = registry.gauge(
+            "spec_accept_length", "Tokens per round of verification, 1 + accepted / rounds, since the start.")
+        requestAcceptLength = registry.histogram(
+            "spec_request_accept_length", "Tokens per round of verification of a finished sequence.",
+            bounds: [1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 12, 17])
+        expertImbalance = registry.gauges(
+            "expert_imbalance", "Tokens of a layer's busiest expert over those of an even spread, since the start.",
+            labels: ["layer"])
         evictions = registry.counter("evicted_pages_total", "Cached pages given up.")
         stepTime = registry.histogram(
             "engine_step_seconds", "Duration of engine steps.", bounds: StepHistogram.boundsSeconds)
@@ -116,6 +135,14 @@ package final class NodeMetrics: Sendable {
         cachedTokens.raise(to: engine.cachedTokensTotal)
         preemptions.raise(to: engine.preemptionsTotal)
         evictions.raise(to: engine.evictedPagesTotal)
+        draftRounds.raise(to: engine.speculation.rounds)
+        draftTokens.raise(to: engine.speculation.drafted)
+        acceptedTokens.raise(to: engine.speculation.accepted)
+        if let rate = engine.speculation.acceptRate { acceptRate.set(rate) }
+        if let length = engine.speculation.acceptLength { acceptLength.set(length) }
+        for load in engine.expertLoads {
+            if let imbalance = load.imbalance { expertImbalance.with("\(load.layer)").set(imbalance) }
+        }
         stepTime.replace(counts: engine.stepTimes.counts, sum: engine.stepTimes.sumSeconds)
     }
 

@@ -30,7 +30,7 @@ package struct NodeOptions: ParsableArguments {
     @Option(help: "Tokens per KV page, a multiple of 16.")
     package var pageTokens = 32
 
-    @Option(help: "Type of KV elements: f32, f16 or bf16.")
+    @Option(help: "Type of KV elements: f32, f16, bf16, or fp8 for models with latent attention.")
     package var kvDtype = "f16"
 
     @Option(help: "Compute threads (default: one per core).")
@@ -47,6 +47,9 @@ package struct NodeOptions: ParsableArguments {
 
     @Option(help: "Prompt tokens computed per step.")
     package var chunk: Int?
+
+    @Option(help: "The model's layer that drafts tokens (MTP): auto (keep and send its KV) or off; equal on all nodes.")
+    package var mtp = "auto"
 
     @Option(help: "Lanes kept connected from each prefill node to each decode node.")
     package var lanes = 4
@@ -126,7 +129,7 @@ package struct NodeOptions: ParsableArguments {
         do throws(EngineError) {
             configuration.kvType = try CacheType(option: kvDtype)
         } catch {
-            throw .option(name: "kv-dtype", reason: "\(kvDtype) is none of f32, f16, bf16")
+            throw .option(name: "kv-dtype", reason: "\(kvDtype) is none of f32, f16, bf16, fp8")
         }
         configuration.threads = try number(threads, "threads", 0...1024)
         if let isa {
@@ -139,6 +142,10 @@ package struct NodeOptions: ParsableArguments {
         if let context { configuration.contextLimit = try number(context, "context", 1...ControlLimits.contextTokens) }
         configuration.maxRunning = try number(maxRunning, "max-running", 1...4096)
         if let chunk { configuration.chunkTokens = try number(chunk, "chunk", 1...16384) }
+        guard mtp == "auto" || mtp == "off" else {
+            throw .option(name: "mtp", reason: "\(mtp) is neither auto nor off")
+        }
+        configuration.draftLayer = mtp == "auto"
         configuration.lanesPerPeer = try number(lanes, "lanes", 1...64)
         configuration.rdma = try RDMAChoice(option: rdma)
         configuration.rdmaWindows = try RDMAWindows(option: rdmaWindows)

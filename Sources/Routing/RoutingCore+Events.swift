@@ -173,6 +173,7 @@ extension RoutingCore {
         if run(of: handoff) != nil, placements[handoff]?.pair.decode == id {
             runs[handoff.request]?.request.times.firstStep = report.firstStep
             runs[handoff.request]?.request.times.decoding = report.decode
+            runs[handoff.request]?.request.times.speculation = report.speculation
             runs[handoff.request]?.reported = report.reason
         }
         // Tokens that were lost at the very end show no gap: the count does. What was cancelled has no whole.

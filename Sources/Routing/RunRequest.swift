@@ -65,6 +65,7 @@ package struct RunTimeline: Sendable {
     package var sealing: Duration?
     package var firstStep: Duration?
     package var decoding: Duration?
+    package var speculation = Speculation()
 
     package var promptTokens = 0
     package var cachedTokens = 0
@@ -89,6 +90,7 @@ package struct RunTimeline: Sendable {
         sealing = nil
         firstStep = nil
         decoding = nil
+        speculation = Speculation()
         cachedTokens = 0
     }
 }

@@ -81,6 +81,8 @@ extension RoutingCore {
             "stale_writes": count(load.staleWrites), "fences": count(load.fences),
             "digest_mismatches": count(load.digestMismatches), "preemptions": count(load.preemptions),
             "contract": contractReport(load),
+            "speculation": load.speculation.report,
+            "experts": expertReport(load.experts),
             "last_error": .string(lastError),
         ]
     }
@@ -91,6 +93,16 @@ extension RoutingCore {
             "decode": .string(nodes[lanes.decode]?.registration.name ?? lanes.decode.text),
             "transport": .string(lanes.transport), "reason": .string(lanes.reason),
             "idle": .int(Int64(lanes.idle)), "busy": .int(Int64(lanes.busy)),
+        ]
+    }
+
+    /// How evenly tokens went to experts; null without experts.
+    private func expertReport(_ balance: ExpertBalance?) -> JSON {
+        guard let balance else { return .null }
+        func rounded(_ value: Double) -> JSON { .double((value * 1000).rounded() / 1000) }
+        return [
+            "mean_imbalance": rounded(balance.meanImbalance), "worst_imbalance": rounded(balance.worstImbalance),
+            "worst_layer": .int(Int64(balance.worstLayer)), "worst_expert": .int(Int64(balance.worstExpert)),
         ]
     }
 

@@ -1,4 +1,17 @@
+import ControlPlane
 package import OrderedJSON
+
+extension Speculation {
+    /// Null before the first round.
+    var report: JSON {
+        guard let acceptLength, let acceptRate else { return .null }
+        func rounded(_ value: Double) -> JSON { .double((value * 1000).rounded() / 1000) }
+        return [
+            "rounds": .int(Int64(rounds)), "drafted": .int(Int64(drafted)), "accepted": .int(Int64(accepted)),
+            "accept_length": rounded(acceptLength), "accept_rate": rounded(acceptRate),
+        ]
+    }
+}
 
 extension RunTimeline {
     /// Where a request's time went, in milliseconds, as clients get it who send `x-baton-timing: 1`.
@@ -22,6 +35,7 @@ extension RunTimeline {
             "cached_tokens": .int(Int64(cachedTokens)),
             "completion_tokens": .int(Int64(completionTokens)),
             "kv_bytes": .int(Int64(clamping: transferBytes)),
+            "speculation": speculation.report,
             "ms": [
                 "router": Self.milliseconds(router),
                 "queue": Self.milliseconds(queue),

@@ -1,5 +1,6 @@
 import ArgumentParser
 import ControlPlane
+import Engine
 import Node
 
 @main
@@ -21,18 +22,28 @@ struct ServeCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Where lanes of prefill nodes are accepted.", valueName: "host:port"))
     var lane = "127.0.0.1:0"
 
+    @Option(help: "Tokens drafted ahead for each sequence by the model's MTP layer, and verified; 0 is off.")
+    var speculate = 0
+
     func validate() throws {
         do throws(NodeError) {
             _ = try NodeOptions.address(lane, "lane", ports: 0...65535)
         } catch {
             throw ValidationError(error.description)
         }
+        guard (0...EngineOptions.draftsMax).contains(speculate) else {
+            throw ValidationError("--speculate \(speculate) is not in 0...\(EngineOptions.draftsMax).")
+        }
+        guard speculate == 0 || node.mtp != "off" else {
+            throw ValidationError("--speculate needs the MTP layer, which --mtp off leaves out.")
+        }
     }
 
     func run() async throws {
-        let lane = lane
+        let (lane, speculate) = (lane, speculate)
         let status = await NodeProcess.run(.decode, node) { (configuration) throws(NodeError) in
             configuration.lane = try NodeOptions.address(lane, "lane", ports: 0...65535)
+            configuration.speculate = speculate
         }
         throw ExitCode(status)
     }

@@ -11,9 +11,15 @@ struct EvalCommand: ParsableCommand {
         abstract: "Run the engine without a cluster: logits, hidden states, greedy continuation, perplexity.",
         discussion: """
             FILE.json holds a list of token ids, a list of such lists, or an object {name: ids}. The output is a \
-            safetensors file with, for each sequence, logits [S, V] and on request hidden [L+1, S, H], \
-            greedy_ids [N] and greedy_logits [N, V], prefixed by the sequence's name. \
-            hidden: the embedding, the residual stream after each layer but the last, the final norm's output.
+            safetensors file with, for each sequence, logits [S, V] and on request the tensors named below, prefixed \
+            by the sequence's name.
+            --hidden: hidden [states, S, H]: the embedding, the residual stream after each layer (GLM: all, others: \
+            but the last), the final norm's output.
+            --decisions: layer<i>.topk [S, k] (positions attended to, ascending, then -1), layer<i>.experts and \
+            layer<i>.expert_weights [S, experts per token], layer<i>.router_logits [S, experts].
+            --drafts n: mtp_logits [S, V], and with the flags above mtp_hidden, mtp_norm_hidden, mtp.topk, \
+            mtp.experts, mtp.expert_weights; mtp_draft<n>_<own|share>_ids [n] and _logits [n, V].
+            --greedy n: greedy_ids [n], greedy_logits [n, V]; with --speculate k: spec<k>_accepted [rounds].
             """)
 
     @Option(help: "GGUF file, safetensors file, or directory of a checkpoint.")
@@ -34,6 +40,18 @@ struct EvalCommand: ParsableCommand {
     @Flag(help: "Write hidden states too.")
     var hidden = false
 
+    @Flag(help: "Write what layers decided too: positions selected, experts chosen.")
+    var decisions = false
+
+    @Option(help: ArgumentHelp("Write what the MTP layer makes of it, and n drafts after it.", valueName: "n"))
+    var drafts = 0
+
+    @Option(help: "Later drafts attend to what the first one selected: own or share (default: as the checkpoint says).")
+    var draftSelection: String?
+
+    @Option(help: ArgumentHelp("Epsilon of GLM's norms of latents and low-rank queries.", valueName: "number"))
+    var latentEpsilon = LoadOptions.defaultLatentEpsilon
+
     @Option(help: ArgumentHelp("Print the loss of a text, or of the file of that name.", valueName: "text"))
     var perplexity: String?
 
@@ -45,7 +63,7 @@ struct EvalCommand: ParsableCommand {
 
     @Option(
         help: """
-            Element type of the KV cache: f32, f16 or bf16. The nodes' default is f16; here it is f32, so that what \
+            Element type of the KV cache: f32, f16, bf16 or fp8. The nodes' default is f16; here it is f32, so that what \
             differs from a reference is the arithmetic and not the cache.
             """)
     var kvDtype = "f32"
@@ -61,6 +79,9 @@ struct EvalCommand: ParsableCommand {
             throw ValidationError("nothing to do: give --ids with --out, or --perplexity")
         }
         guard (ids == nil) == (out == nil) else { throw ValidationError("--ids and --out belong together") }
+        guard latentEpsilon >= 0, latentEpsilon < 0.1 else {
+            throw ValidationError("--latent-epsilon \(latentEpsilon) is not in 0..<0.1")
+        }
     }
 
     func run() throws {
@@ -73,6 +94,9 @@ struct EvalCommand: ParsableCommand {
             var outputs = Evaluation.Outputs()
             outputs.greedy = greedy
             outputs.hidden = hidden
+            outputs.decisions = decisions
+            outputs.drafts = drafts
+            outputs.speculate = speculate ?? 0
             try evaluation.write(input, outputs, to: out)
         }
         if let perplexity {
@@ -95,6 +119,13 @@ struct EvalCommand: ParsableCommand {
         options.kvType = try CacheType(option: kvDtype)
         options.pageTokens = pageTokens
         options.threads = threads
+        options.latentEpsilon = latentEpsilon
+        if let draftSelection {
+            guard ["own", "share"].contains(draftSelection) else {
+                throw ValidationError("--draft-selection \(draftSelection) is neither own nor share")
+            }
+            options.sharesDraftSelection = draftSelection == "share"
+        }
         return options
     }
 }

@@ -129,6 +129,13 @@ struct TimingView {
             .init("each further token"), .init(Self.decimal(each)), .init(""), .init("\(tokens) tokens\(rate)", .dim),
         ])
         table.add([.init("total"), .init(Self.decimal(value("total"))), .init(""), .init("", .dim)])
+        if let speculation = timing["speculation"], let length = speculation["accept_length"]?.double {
+            let (drafted, accepted) = (speculation["drafted"]?.int ?? 0, speculation["accepted"]?.int ?? 0)
+            table.add([
+                .init("accept length"), .init(Self.decimal(length)), .init(""),
+                .init("tokens per step; \(accepted) of \(drafted) drafts were right", .dim),
+            ])
+        }
         let prompt = timing["prompt_tokens"]?.int ?? 0
         let cached = timing["cached_tokens"]?.int ?? 0
         let bytes = Double(timing["kv_bytes"]?.int ?? 0) / 1_048_576

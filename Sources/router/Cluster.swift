@@ -5,6 +5,9 @@ import OrderedJSON
 /// A cluster of child processes: started in order, watched, and stopped without leaving anything behind.
 struct Cluster {
     private let command: UpCommand
+    private let model: String
+    /// Tokens drafted ahead.
+    private let speculate: Int
     private let directory: String
     private let keys: DoorKeys
     private let style = TerminalStyle(descriptor: STDERR_FILENO)
@@ -23,8 +26,10 @@ struct Cluster {
         case failed(String)
     }
 
-    init(_ command: UpCommand, directory: String) {
+    init(_ command: UpCommand, model: String, speculate: Int, directory: String) {
         self.command = command
+        self.model = model
+        self.speculate = speculate
         self.directory = directory
         keys = DoorKeys(api: command.apiKey, admin: command.adminKey)
     }
@@ -132,9 +137,9 @@ struct Cluster {
             ("prefill", command.prefill, command.prefillFlags), ("decode", command.decode, command.decodeFlags),
         ] {
             for number in 1...count {
-                var arguments = ["--model", command.model, "--router", "\(host):\(controlPort)"]
+                var arguments = ["--model", model, "--router", "\(host):\(controlPort)"]
                 arguments += ["--name", "\(role)-\(number)", "--http", "127.0.0.1:0"]
-                if role == "decode" { arguments += ["--lane", "127.0.0.1:0"] }
+                if role == "decode" { arguments += ["--lane", "127.0.0.1:0", "--speculate", "\(speculate)"] }
                 arguments += command.nodeOptions.arguments + childFlags
                 arguments += flags.split(separator: " ").map(String.init)
                 let child = ChildProcess(
@@ -146,7 +151,7 @@ struct Cluster {
     }
 
     private func routerProcess() -> ChildProcess {
-        var arguments = ["serve", "--model", command.model, "--http", command.http, "--control", command.control]
+        var arguments = ["serve", "--model", model, "--http", command.http, "--control", command.control]
         if let name = command.modelName { arguments += ["--model-name", name] }
         if let queue = command.queue { arguments += ["--queue", "\(queue)"] }
         arguments += ["--drain-timeout", "\(command.drainTimeout)"] + childFlags
@@ -234,11 +239,7 @@ struct Cluster {
 
     /// The executable beside this one.
     private static func sibling(_ name: String) -> String {
-        var buffer = [CChar](repeating: 0, count: 4096)
-        let count = readlink("/proc/self/exe", &buffer, buffer.count)
-        let path = String(decoding: buffer.prefix(max(0, count)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        let folder = path.split(separator: "/", omittingEmptySubsequences: false).dropLast().joined(separator: "/")
-        return folder + "/" + name
+        Executable.folder + "/" + name
     }
 }
 

@@ -24,8 +24,37 @@ struct StatusView {
         guard !nodes.isEmpty else {
             return head + "\n\nno node is attached; nodes are started with --router and this router's control address"
         }
-        let pairs = pairs(nodes)
-        return head + "\n\n" + table(nodes) + (pairs.isEmpty ? "" : "\n\n" + pairs)
+        return [head, table(nodes), pairs(nodes), engines(nodes)].filter { !$0.isEmpty }.joined(separator: "\n\n")
+    }
+
+    /// Speculative decoding and the balance of experts, where there are such.
+    private func engines(_ nodes: [JSON]) -> String {
+        var table = TextTable([
+            ("NODE", .left), ("DRAFTED", .right), ("ACCEPTED", .right), ("ACCEPT LENGTH", .right),
+            ("BUSIEST EXPERT", .right), ("WORST LAYER", .left),
+        ])
+        var isEmpty = true
+        for node in nodes {
+            let (speculation, experts) = (node["speculation"], node["experts"])
+            guard speculation?.object != nil || experts?.object != nil else { continue }
+            isEmpty = false
+            let none = TextTable.Cell("-", .dim)
+            let length = speculation?["accept_length"]?.double.map { TextTable.Cell("\(Self.oneDecimal($0))") }
+            let rate = speculation?["accept_rate"]?.double.map {
+                TextTable.Cell("\(Int(($0 * 100).rounded())) %")
+            }
+            let mean = experts?["mean_imbalance"]?.double.map { TextTable.Cell("\(Self.oneDecimal($0)) × even") }
+            let worst = experts?["worst_imbalance"]?.double.map {
+                let (layer, expert) = (experts?["worst_layer"]?.int ?? 0, experts?["worst_expert"]?.int ?? 0)
+                return TextTable.Cell("\(Self.oneDecimal($0)) × (layer \(layer), expert \(expert))")
+            }
+            table.add([
+                .init(node["name"]?.string ?? "", .bold),
+                speculation?.object == nil ? none : Self.number(speculation?["drafted"]), rate ?? none,
+                length ?? none, mean ?? none, worst ?? none,
+            ])
+        }
+        return isEmpty ? "" : table.text(style)
     }
 
     /// Over what each prefill node reaches each decode node, and why it is not RDMA.

@@ -12,8 +12,8 @@ struct UpCommand: AsyncParsableCommand {
             stops at once.
             """)
 
-    @Option(help: "The model: a GGUF file, or a safetensors folder.")
-    var model: String
+    @Option(help: "The model: a GGUF file, or a safetensors folder (default: glm5-nano, which comes with Baton).")
+    var model: String?
 
     @Option(help: "What clients call the model (default: the file's name).")
     var modelName: String?
@@ -54,6 +54,13 @@ struct UpCommand: AsyncParsableCommand {
     @Flag(help: "Stop when standard input ends: for whoever starts this as a child process.")
     var stopWithParent = false
 
+    @Option(
+        help: """
+            Tokens drafted ahead for each sequence by the model's MTP layer, and verified (default: \
+            \(BundledModel.speculate) without --model, else 0).
+            """)
+    var speculate: Int?
+
     @OptionGroup(title: "Passed to every node") var nodeOptions: NodeOptions
 
     @Option(help: "More flags for prefill nodes, separated by spaces.")
@@ -74,10 +81,12 @@ struct UpCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        guard access(model, R_OK) == 0 else {
-            throw CommandError("--model \(model): \(String(cString: strerror(errno)))")
+        let path = try model ?? BundledModel.path()
+        guard access(path, R_OK) == 0 else {
+            throw CommandError("--model \(path): \(String(cString: strerror(errno)))")
         }
-        try await Cluster(self, directory: try stateDirectory()).run()
+        let drafts = speculate ?? (model == nil && nodeOptions.mtp != "off" ? BundledModel.speculate : 0)
+        try await Cluster(self, model: path, speculate: drafts, directory: try stateDirectory()).run()
     }
 
     /// Created if it is not there.
@@ -113,8 +122,11 @@ struct NodeOptions: ParsableArguments {
     @Option(help: "Tokens of a KV page.")
     var pageTokens: Int?
 
-    @Option(help: "f16, bf16 or f32.")
+    @Option(help: "f16, bf16, f32, or fp8 for models with latent attention.")
     var kvDtype: String?
+
+    @Option(help: "The model's layer that drafts tokens (MTP): auto or off.")
+    var mtp: String?
 
     @Option(help: "portable, avx2 or avx512.")
     var isa: String?
@@ -136,7 +148,7 @@ struct NodeOptions: ParsableArguments {
             value.map { ["--\(name)", "\($0)"] } ?? []
         }
         return flag("threads", threads) + flag("pages", pages) + flag("slab-gb", slabGb)
-            + flag("page-tokens", pageTokens) + flag("kv-dtype", kvDtype) + flag("isa", isa)
+            + flag("page-tokens", pageTokens) + flag("kv-dtype", kvDtype) + flag("mtp", mtp) + flag("isa", isa)
             + flag("context", context) + flag("max-running", maxRunning) + flag("chunk", chunk)
             + flag("lanes", lanes)
     }

@@ -25,6 +25,9 @@ final class Cluster: Sendable {
     /// An address of an RDMA device of this machine: BATON_RDMA_HOST, which `make test-rdma` sets.
     static let rdmaHost = ProcessInfo.processInfo.environment["BATON_RDMA_HOST"]
 
+    /// The small GLM-5 model that comes with Baton.
+    static let bundledModel = "\(root)/Models/glm5-nano"
+
     /// A small model that is not ``model``.
     static let otherModel = "\(root)/Tests/Fixtures/tiny-llama"
 
@@ -51,14 +54,18 @@ final class Cluster: Sendable {
     }
 
     /// Starts a router and its nodes `prefill-1…`, `decode-1…`, and waits until a round trip has succeeded; with
-    /// nodes of one role only, or none, until they are attached. `options` go to all nodes.
+    /// nodes of one role only, or none, until they are attached. `options` go to all nodes, `decodeOptions` to decode
+    /// nodes besides.
     static func start(
-        prefill: Int = 1, decode: Int = 1, options: [String] = [], laneHost: String = "127.0.0.1"
+        model: String = model, prefill: Int = 1, decode: Int = 1, options: [String] = [],
+        decodeOptions: [String] = [], laneHost: String = "127.0.0.1"
     ) async throws -> Cluster {
         let cluster = try Cluster(modelPath: model, laneHost: laneHost)
         try cluster.launchRouter()
         for number in stride(from: 1, through: prefill, by: 1) { try cluster.launch("prefill-\(number)", options) }
-        for number in stride(from: 1, through: decode, by: 1) { try cluster.launch("decode-\(number)", options) }
+        for number in stride(from: 1, through: decode, by: 1) {
+            try cluster.launch("decode-\(number)", options + decodeOptions)
+        }
         try await cluster.waitUntilReady(nodes: prefill + decode, pairs: prefill > 0 && decode > 0)
         return cluster
     }

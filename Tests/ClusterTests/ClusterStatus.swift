@@ -15,6 +15,9 @@ struct ClusterStatus: Sendable {
         let running: Int
         let waiting: Int
         let openHandoffs: Int
+        /// Nil where nothing was drafted, or the model has no experts.
+        let acceptLength: Double?
+        let expertImbalance: Double?
     }
 
     let json: JSON
@@ -36,7 +39,9 @@ struct ClusterStatus: Sendable {
                 free: number("pages", "free"),
                 cached: number("pages", "cached"), total: number("pages", "total"),
                 running: number("requests", "running"),
-                waiting: number("requests", "waiting"), openHandoffs: number("open_handoffs"))
+                waiting: number("requests", "waiting"), openHandoffs: number("open_handoffs"),
+                acceptLength: node["speculation"]?["accept_length"]?.double,
+                expertImbalance: node["experts"]?["mean_imbalance"]?.double)
         }
         handoffs = json["handoffs"]?["open"]?.int.map { Int($0) } ?? -1
     }

@@ -9,8 +9,10 @@ extension ClusterTests {
     /// Many clients at once, some of whom leave: who stays gets what an idle pair would have answered.
     @Suite(.serialized) struct StormTests {
         /// The answers of an idle pair, one request after another.
-        static func reference(_ requests: [WorkRequest]) async throws -> [StreamedAnswer] {
-            let pair = try await Cluster.start()
+        static func reference(
+            _ requests: [WorkRequest], model: String = Cluster.model, options: [String] = []
+        ) async throws -> [StreamedAnswer] {
+            let pair = try await Cluster.start(model: model, options: options)
             var answers: [StreamedAnswer] = []
             for request in requests {
                 let answer = await pair.client.ask(request)

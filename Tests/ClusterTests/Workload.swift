@@ -14,9 +14,12 @@ struct Workload {
     static let chunkTokens = 64
 
     private var random: SplitMix64
+    /// Ordinary tokens: the first few of a vocabulary may be special.
+    private let vocabulary: Range<Int>
 
-    init(seed: UInt64) {
+    init(seed: UInt64, vocabulary: Range<Int> = 1000..<41_000) {
         random = SplitMix64(state: seed)
+        self.vocabulary = vocabulary
     }
 
     /// `count` different requests. Two in three are short; the others take several chunks. Some share a prefix.
@@ -62,8 +65,7 @@ struct Workload {
         ]
     }
 
-    /// Ordinary tokens only: the first few of a vocabulary are special.
     private mutating func tokens(_ count: Int) -> [Int] {
-        (0..<count).map { _ in random.below(40_000) + 1_000 }
+        (0..<count).map { _ in random.below(vocabulary.count) + vocabulary.lowerBound }
     }
 }

@@ -662,6 +662,24 @@ package nonisolated struct Baton_Control_V1_Heartbeat: @unchecked Sendable {
   /// Clears the value of `contract`. Subsequent reads from it will return its default value.
   package mutating func clearContract() {_uniqueStorage()._contract = nil}
 
+  package var speculation: Baton_Control_V1_Speculation {
+    get {_storage._speculation ?? Baton_Control_V1_Speculation()}
+    set {_uniqueStorage()._speculation = newValue}
+  }
+  /// Returns true if `speculation` has been explicitly set.
+  package var hasSpeculation: Bool {_storage._speculation != nil}
+  /// Clears the value of `speculation`. Subsequent reads from it will return its default value.
+  package mutating func clearSpeculation() {_uniqueStorage()._speculation = nil}
+
+  package var experts: Baton_Control_V1_ExpertBalance {
+    get {_storage._experts ?? Baton_Control_V1_ExpertBalance()}
+    set {_uniqueStorage()._experts = newValue}
+  }
+  /// Returns true if `experts` has been explicitly set.
+  package var hasExperts: Bool {_storage._experts != nil}
+  /// Clears the value of `experts`. Subsequent reads from it will return its default value.
+  package mutating func clearExperts() {_uniqueStorage()._experts = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -887,11 +905,60 @@ package nonisolated struct Baton_Control_V1_Finished: Sendable {
 
   package var preemptions: UInt32 = 0
 
+  package var speculation: Baton_Control_V1_Speculation {
+    get {_speculation ?? Baton_Control_V1_Speculation()}
+    set {_speculation = newValue}
+  }
+  /// Returns true if `speculation` has been explicitly set.
+  package var hasSpeculation: Bool {self._speculation != nil}
+  /// Clears the value of `speculation`. Subsequent reads from it will return its default value.
+  package mutating func clearSpeculation() {self._speculation = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _handoff: Baton_Control_V1_HandoffID? = nil
+  fileprivate var _speculation: Baton_Control_V1_Speculation? = nil
+}
+
+/// What speculative decoding came to. A round verifies at least one drafted token, accepts the first ones that are drawn
+/// without drafts too, and delivers one token more.
+package nonisolated struct Baton_Control_V1_Speculation: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var rounds: UInt64 = 0
+
+  package var drafted: UInt64 = 0
+
+  package var accepted: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+/// How evenly tokens went to experts since a node's start. A layer's imbalance is what its busiest expert got over what an
+/// even spread would have given it.
+package nonisolated struct Baton_Control_V1_ExpertBalance: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// over layers; 0: none has experts, or nothing was computed
+  package var meanImbalance: Double = 0
+
+  package var worstImbalance: Double = 0
+
+  package var worstLayer: UInt32 = 0
+
+  package var worstExpert: UInt32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 package nonisolated struct Baton_Control_V1_Written: Sendable {
@@ -2197,7 +2264,7 @@ nonisolated extension Baton_Control_V1_Register: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Heartbeat"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}free\0\u{3}in_use\0\u{1}granted\0\u{1}quarantined\0\u{1}cached\0\u{1}running\0\u{1}waiting\0\u{3}queued_tokens\0\u{3}tokens_per_second\0\u{3}open_handoffs\0\u{3}lanes_idle\0\u{3}lanes_busy\0\u{3}last_error\0\u{3}tokens_total\0\u{3}stale_writes\0\u{1}fences\0\u{3}digest_mismatches\0\u{1}draining\0\u{1}preemptions\0\u{1}contract\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}free\0\u{3}in_use\0\u{1}granted\0\u{1}quarantined\0\u{1}cached\0\u{1}running\0\u{1}waiting\0\u{3}queued_tokens\0\u{3}tokens_per_second\0\u{3}open_handoffs\0\u{3}lanes_idle\0\u{3}lanes_busy\0\u{3}last_error\0\u{3}tokens_total\0\u{3}stale_writes\0\u{1}fences\0\u{3}digest_mismatches\0\u{1}draining\0\u{1}preemptions\0\u{1}contract\0\u{1}speculation\0\u{1}experts\0")
 
   fileprivate class _StorageClass {
     var _free: UInt32 = 0
@@ -2220,6 +2287,8 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
     var _draining: Bool = false
     var _preemptions: UInt32 = 0
     var _contract: Baton_Control_V1_ContractCounts? = nil
+    var _speculation: Baton_Control_V1_Speculation? = nil
+    var _experts: Baton_Control_V1_ExpertBalance? = nil
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -2250,6 +2319,8 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
       _draining = source._draining
       _preemptions = source._preemptions
       _contract = source._contract
+      _speculation = source._speculation
+      _experts = source._experts
     }
   }
 
@@ -2288,6 +2359,8 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
         case 18: try { try decoder.decodeSingularBoolField(value: &_storage._draining) }()
         case 19: try { try decoder.decodeSingularUInt32Field(value: &_storage._preemptions) }()
         case 20: try { try decoder.decodeSingularMessageField(value: &_storage._contract) }()
+        case 21: try { try decoder.decodeSingularMessageField(value: &_storage._speculation) }()
+        case 22: try { try decoder.decodeSingularMessageField(value: &_storage._experts) }()
         default: break
         }
       }
@@ -2360,6 +2433,12 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
       try { if let v = _storage._contract {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 20)
       } }()
+      try { if let v = _storage._speculation {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 21)
+      } }()
+      try { if let v = _storage._experts {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 22)
+      } }()
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -2389,6 +2468,8 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
         if _storage._draining != rhs_storage._draining {return false}
         if _storage._preemptions != rhs_storage._preemptions {return false}
         if _storage._contract != rhs_storage._contract {return false}
+        if _storage._speculation != rhs_storage._speculation {return false}
+        if _storage._experts != rhs_storage._experts {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -2766,7 +2847,7 @@ nonisolated extension Baton_Control_V1_Tokens: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension Baton_Control_V1_Finished: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Finished"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0\u{1}reason\0\u{3}stop_token\0\u{1}tokens\0\u{3}first_step_us\0\u{3}decode_us\0\u{1}preemptions\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0\u{1}reason\0\u{3}stop_token\0\u{1}tokens\0\u{3}first_step_us\0\u{3}decode_us\0\u{1}preemptions\0\u{1}speculation\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2781,6 +2862,7 @@ nonisolated extension Baton_Control_V1_Finished: SwiftProtobuf.Message, SwiftPro
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.firstStepUs) }()
       case 6: try { try decoder.decodeSingularUInt64Field(value: &self.decodeUs) }()
       case 7: try { try decoder.decodeSingularUInt32Field(value: &self.preemptions) }()
+      case 8: try { try decoder.decodeSingularMessageField(value: &self._speculation) }()
       default: break
       }
     }
@@ -2812,6 +2894,9 @@ nonisolated extension Baton_Control_V1_Finished: SwiftProtobuf.Message, SwiftPro
     if self.preemptions != 0 {
       try visitor.visitSingularUInt32Field(value: self.preemptions, fieldNumber: 7)
     }
+    try { if let v = self._speculation {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2823,6 +2908,92 @@ nonisolated extension Baton_Control_V1_Finished: SwiftProtobuf.Message, SwiftPro
     if lhs.firstStepUs != rhs.firstStepUs {return false}
     if lhs.decodeUs != rhs.decodeUs {return false}
     if lhs.preemptions != rhs.preemptions {return false}
+    if lhs._speculation != rhs._speculation {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Baton_Control_V1_Speculation: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".Speculation"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}rounds\0\u{1}drafted\0\u{1}accepted\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.rounds) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.drafted) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.accepted) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.rounds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.rounds, fieldNumber: 1)
+    }
+    if self.drafted != 0 {
+      try visitor.visitSingularUInt64Field(value: self.drafted, fieldNumber: 2)
+    }
+    if self.accepted != 0 {
+      try visitor.visitSingularUInt64Field(value: self.accepted, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Baton_Control_V1_Speculation, rhs: Baton_Control_V1_Speculation) -> Bool {
+    if lhs.rounds != rhs.rounds {return false}
+    if lhs.drafted != rhs.drafted {return false}
+    if lhs.accepted != rhs.accepted {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Baton_Control_V1_ExpertBalance: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ExpertBalance"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}mean_imbalance\0\u{3}worst_imbalance\0\u{3}worst_layer\0\u{3}worst_expert\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularDoubleField(value: &self.meanImbalance) }()
+      case 2: try { try decoder.decodeSingularDoubleField(value: &self.worstImbalance) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.worstLayer) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.worstExpert) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.meanImbalance.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.meanImbalance, fieldNumber: 1)
+    }
+    if self.worstImbalance.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.worstImbalance, fieldNumber: 2)
+    }
+    if self.worstLayer != 0 {
+      try visitor.visitSingularUInt32Field(value: self.worstLayer, fieldNumber: 3)
+    }
+    if self.worstExpert != 0 {
+      try visitor.visitSingularUInt32Field(value: self.worstExpert, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Baton_Control_V1_ExpertBalance, rhs: Baton_Control_V1_ExpertBalance) -> Bool {
+    if lhs.meanImbalance != rhs.meanImbalance {return false}
+    if lhs.worstImbalance != rhs.worstImbalance {return false}
+    if lhs.worstLayer != rhs.worstLayer {return false}
+    if lhs.worstExpert != rhs.worstExpert {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
