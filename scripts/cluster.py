@@ -25,11 +25,11 @@ def free_port():
 class Cluster:
     """A cluster on this host. It ends with `stop()`, or with this program unless `outlives` says otherwise."""
 
-    def __init__(self, prefill=1, decode=1, http_port=0, log=None, outlives=False, options=()):
+    def __init__(self, prefill=1, decode=1, http_port=0, log=None, outlives=False, options=(), model=MODEL):
         self.url = f"http://127.0.0.1:{http_port or free_port()}"
         self.address = self.url.removeprefix("http://")
         self.logs = BINARIES.parent / f"cluster-{self.address.split(':')[1]}"
-        command = [BINARIES / "router", "up", "--model", MODEL, "--prefill", prefill, "--decode", decode]
+        command = [BINARIES / "router", "up", "--model", model, "--prefill", prefill, "--decode", decode]
         command += ["--http", self.address, "--state-dir", self.logs, *options]
         command += [] if outlives else ["--stop-with-parent"]
         self.process = subprocess.Popen(
