@@ -133,7 +133,7 @@ let modules: [Module] = [
     Module(
         name: "ControlPlaneTests", kind: .test, uses: ["ControlPlane", "Handoff", "SeededRandom"],
         packages: [.grpc, .grpcTransport, .protobuf, .log]),
-    Module(name: "APITests", kind: .test, uses: ["API", "OrderedJSON"]),
+    Module(name: "APITests", kind: .test, uses: ["API", "OrderedJSON", "SeededRandom", "Tokenization"]),
     Module(
         name: "RoutingTests", kind: .test,
         uses: ["Routing", "Handoff", "ControlPlane", "API", "Telemetry", "Tokenization", "OrderedJSON"],

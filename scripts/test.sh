@@ -55,7 +55,7 @@ step "simulated clusters, and every rule broken in turn"
 scripts/simulate.sh
 
 step "address sanitizer: parsers of untrusted bytes, lanes, slot pool, state machines, nodes and what they say"
-scripts/sanitize.sh address OrderedJSON ModelFormat Tokenization Handoff Transport ControlPlane Routing Node
+scripts/sanitize.sh address OrderedJSON ModelFormat Tokenization API Handoff Transport ControlPlane Routing Node
 
 step "thread sanitizer: lanes, state machines, nodes and what they say"
 scripts/sanitize.sh thread Handoff Transport ControlPlane Routing Node

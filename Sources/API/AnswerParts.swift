@@ -6,6 +6,8 @@ package enum FinishReason: String, Sendable {
     case stop
     /// `max_tokens` or the context limit.
     case length
+    /// The model called tools and waits for their results.
+    case toolCalls = "tool_calls"
 }
 
 /// Tokens a request took, summed over its choices.
@@ -15,20 +17,26 @@ package struct Usage: Equatable, Sendable {
     package var completion: Int
     /// Prompt tokens whose KV came from the prefix cache.
     package var cached: Int
+    /// Completion tokens that are reasoning; nil where the model's answers have none to tell apart.
+    package var reasoning: Int?
 
-    package init(prompt: Int = 0, completion: Int = 0, cached: Int = 0) {
+    package init(prompt: Int = 0, completion: Int = 0, cached: Int = 0, reasoning: Int? = nil) {
         self.prompt = prompt
         self.completion = completion
         self.cached = cached
+        self.reasoning = reasoning
     }
 
     package var json: JSON {
-        [
-            "prompt_tokens": .int(Int64(prompt)),
-            "completion_tokens": .int(Int64(completion)),
-            "total_tokens": .int(Int64(prompt + completion)),
-            "prompt_tokens_details": ["cached_tokens": .int(Int64(cached))],
-        ]
+        var fields = JSONObject()
+        fields["prompt_tokens"] = .int(Int64(prompt))
+        fields["completion_tokens"] = .int(Int64(completion))
+        fields["total_tokens"] = .int(Int64(prompt + completion))
+        fields["prompt_tokens_details"] = .object(["cached_tokens": .int(Int64(cached))])
+        if let reasoning {
+            fields["completion_tokens_details"] = .object(["reasoning_tokens": .int(Int64(reasoning))])
+        }
+        return .object(fields)
     }
 }
 
@@ -82,9 +90,29 @@ package struct TokenLogprobs: Equatable, Sendable {
     }
 }
 
-/// What a choice says so far, or a piece of it: text and, where asked for, the logprobs of its tokens.
+/// A part of a tool call as it becomes known.
+package struct ToolCallPiece: Equatable, Sendable {
+    /// The call's place among the calls of its choice, from 0.
+    package var index: Int
+    /// The tool's name; nil in every piece but a call's first.
+    package var name: String?
+    /// More of the arguments' JSON.
+    package var arguments: String
+
+    package init(index: Int, name: String?, arguments: String) {
+        self.index = index
+        self.name = name
+        self.arguments = arguments
+    }
+}
+
+/// What a choice says so far, or a piece of it: text, told apart from reasoning and tool calls where the model's format
+/// has those, and, where asked for, the logprobs of its tokens, whatever they are part of.
 package struct AnswerPiece: Equatable, Sendable {
     package var text: String
+    package var reasoning = ""
+    /// One per call that the piece says something of, by index.
+    package private(set) var calls: [ToolCallPiece] = []
     package var logprobs: [TokenLogprobs]
 
     package init(text: String = "", logprobs: [TokenLogprobs] = []) {
@@ -92,11 +120,41 @@ package struct AnswerPiece: Equatable, Sendable {
         self.logprobs = logprobs
     }
 
-    package var isEmpty: Bool { text.isEmpty && logprobs.isEmpty }
+    package var isEmpty: Bool { text.isEmpty && reasoning.isEmpty && calls.isEmpty && logprobs.isEmpty }
 
     package mutating func append(_ piece: AnswerPiece) {
         text += piece.text
+        reasoning += piece.reasoning
+        for call in piece.calls { append(call) }
         logprobs += piece.logprobs
+    }
+
+    /// The piece as several that each say one thing, in order; logprobs go with the first.
+    var parts: [AnswerPiece] {
+        if reasoning.isEmpty && calls.isEmpty { return [self] }
+        var parts: [AnswerPiece] = []
+        if !reasoning.isEmpty {
+            var part = AnswerPiece()
+            part.reasoning = reasoning
+            parts.append(part)
+        }
+        if !text.isEmpty { parts.append(AnswerPiece(text: text)) }
+        if !calls.isEmpty {
+            var part = AnswerPiece()
+            part.calls = calls
+            parts.append(part)
+        }
+        parts[0].logprobs = logprobs
+        return parts
+    }
+
+    /// More of the last call, or the beginning of the next.
+    package mutating func append(_ call: ToolCallPiece) {
+        if let last = calls.indices.last, calls[last].index == call.index {
+            calls[last].arguments += call.arguments
+        } else {
+            calls.append(call)
+        }
     }
 }
 

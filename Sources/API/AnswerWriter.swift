@@ -20,6 +20,8 @@ package struct AnswerWriter: Sendable {
     package let logprobs: Bool
     /// Chunks carry `"usage": null`, as OpenAI's do when a usage chunk will follow.
     package let announcesUsage: Bool
+    /// Tells this request's tool calls from those of others.
+    let unique: String
     /// The start of every plain content chunk up to the choice's index, written once.
     private let chunkStart: String
     private let chunkEnd: String
@@ -29,6 +31,7 @@ package struct AnswerWriter: Sendable {
         announcesUsage: Bool
     ) {
         self.kind = kind
+        self.unique = unique
         id = (kind == .chat ? "chatcmpl-" : "cmpl-") + unique
         self.created = created
         self.model = model
@@ -62,16 +65,26 @@ package struct AnswerWriter: Sendable {
     }
 
     /// A piece of a choice. `offset` is the length of the text before it, in characters (completions' logprobs
-    /// count from there).
-    package func contentChunk(index: Int, piece: AnswerPiece, offset: Int) -> String {
+    /// count from there). Reasoning, text and calls get a chunk each: clients take what is in one delta in orders of
+    /// their own.
+    package func contentChunks(index: Int, piece: AnswerPiece, offset: Int) -> String {
+        var text = ""
+        for part in piece.parts { text += contentChunk(index: index, piece: part, offset: offset) }
+        return text
+    }
+
+    private func contentChunk(index: Int, piece: AnswerPiece, offset: Int) -> String {
         guard logprobs else {
-            let text = JSON.quoted(piece.text)
-            let middle = kind == .chat ? ",\"delta\":{\"content\":\(text)}" : ",\"text\":\(text)"
+            let middle =
+                switch kind {
+                case .chat: ",\"delta\":" + deltaText(piece, choice: index)
+                case .completion: ",\"text\":" + JSON.quoted(piece.text)
+                }
             return Self.event(chunkStart + String(index) + middle + chunkEnd)
         }
         var fields: JSONObject = JSONObject([("index", .int(Int64(index)))])
         switch kind {
-        case .chat: fields["delta"] = ["content": .string(piece.text)]
+        case .chat: fields["delta"] = delta(piece, choice: index)
         case .completion: fields["text"] = .string(piece.text)
         }
         fields["logprobs"] = logprobsField(piece, offset: offset)
@@ -127,7 +140,7 @@ package struct AnswerWriter: Sendable {
         var fields = JSONObject([("index", .int(Int64(answer.index)))])
         switch kind {
         case .chat:
-            fields["message"] = ["role": "assistant", "content": .string(answer.piece.text), "refusal": .null]
+            fields["message"] = message(answer)
         case .completion:
             fields["text"] = .string(answer.piece.text)
         }

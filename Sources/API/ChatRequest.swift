@@ -6,10 +6,15 @@ package struct ChatRequest: Equatable, Sendable {
 
     package var model: String
     /// As the chat template reads them: each an object with `role` and `content` (text, or null beside tool
-    /// calls); text parts are joined with newlines, and tool call arguments are objects where they parse.
+    /// calls); text parts are joined with newlines, tool call arguments are objects where they parse, and other
+    /// members that are null are left out.
     package var messages: [JSON]
     /// For the chat template; nil when there are none or `tool_choice` is `none`.
     package var tools: JSON?
+    /// The answer may call more than one tool.
+    package var allowsParallelCalls: Bool
+    /// One of OpenAI's words for how hard to think; for the chat template.
+    package var reasoningEffort: String?
     package var options: GenerationOptions
     /// Extra variables for the chat template.
     package var templateArguments: JSONObject
@@ -25,7 +30,9 @@ package struct ChatRequest: Equatable, Sendable {
         var fields = RequestFields(try RequestFields.object(body, "body"))
         model = try RequestFields.string(try fields.required("model"), "model", maxBytes: 256)
         messages = try ChatMessages.read(try fields.required("messages"), maxCount: Self.messagesMax)
-        tools = try Self.readTools(&fields)
+        tools = try ChatTools.read(&fields)
+        allowsParallelCalls = try fields.bool("parallel_tool_calls") ?? true
+        reasoningEffort = try Self.readEffort(&fields)
         options = try GenerationOptions(&fields)
         options.logprobs = try fields.bool("logprobs") ?? false
         options.topLogprobs = try fields.int("top_logprobs", in: GenerationOptions.Limits.topLogprobs) ?? 0
@@ -45,23 +52,26 @@ package struct ChatRequest: Equatable, Sendable {
         ignoredFields = fields.unknown
     }
 
-    private static func readTools(_ fields: inout RequestFields) throws(APIError) -> JSON? {
-        let tools = try fields.array("tools", maxCount: 1024)
-        for (index, tool) in (tools ?? []).enumerated() {
-            _ = try RequestFields.object(tool, "tools[\(index)]")
+    /// Gives messages that have only tool calls an empty text instead of none, for templates that would print `None`.
+    package mutating func fillContent() {
+        for (index, message) in messages.enumerated() where message["content"]?.string == nil {
+            guard case .object(var members) = message else { continue }
+            members["content"] = ""
+            messages[index] = .object(members)
         }
-        if let choice = fields.value("tool_choice") {
-            switch choice {
-            case .string("none"): return nil
-            case .string("auto"): break
-            default:
-                throw .unsupported(
-                    "'tool_choice' must be 'auto' or 'none': this server cannot force a tool call.",
-                    param: "tool_choice")
-            }
+    }
+
+    /// How hard a model should think, where its template knows of that; OpenAI's levels, and those of GLM.
+    private static let efforts = ["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+    private static func readEffort(_ fields: inout RequestFields) throws(APIError) -> String? {
+        guard let effort = try fields.string("reasoning_effort", maxBytes: 64) else { return nil }
+        guard efforts.contains(effort) else {
+            throw .invalid(
+                "Invalid value for 'reasoning_effort': \(APIError.quoted(effort)) is none of "
+                    + "\(efforts.joined(separator: ", ")).", param: "reasoning_effort", code: "invalid_value")
         }
-        guard let tools, !tools.isEmpty else { return nil }
-        return .array(tools)
+        return effort
     }
 
     private static func refuseUnsupported(_ fields: inout RequestFields) throws(APIError) {
@@ -81,6 +91,7 @@ package struct ChatRequest: Equatable, Sendable {
 enum ChatMessages {
     static let roles: Set<String> = ["system", "developer", "user", "assistant", "tool", "function"]
     private static let textBytesMax = 32 << 20
+    private static let callsMax = 1024
 
     static func read(_ value: JSON, maxCount: Int) throws(APIError) -> [JSON] {
         let items = try RequestFields.array(value, "messages", maxCount: maxCount)
@@ -105,17 +116,18 @@ enum ChatMessages {
                 "Invalid value for '\(name).role': \(APIError.quoted(role)) is none of \(known).",
                 param: "\(name).role", code: "invalid_value")
         }
-        let calls = try fields.array("tool_calls", maxCount: 1024)
+        _ = try fields.string("reasoning_content", maxBytes: textBytesMax)
+        let calls = try fields.array("tool_calls", maxCount: callsMax) ?? []
         if let content = fields.value("content") {
             message["content"] = .string(try text(of: content, name: "\(name).content"))
         } else if role != "assistant" {
             throw .invalid("Missing required parameter: '\(name).content'.", param: "\(name).content")
-        } else if calls == nil, fields.value("function_call") == nil {
+        } else if calls.isEmpty, fields.value("function_call") == nil {
             message["content"] = .string("")
         }
-        if let calls {
-            message["tool_calls"] = .array(try toolCalls(calls, name: "\(name).tool_calls"))
-        }
+        message["tool_calls"] = calls.isEmpty ? nil : .array(try ChatTools.readCalls(calls, name: "\(name).tool_calls"))
+        // Clients send what they were answered, nulls included; templates ask whether a member is there.
+        for key in message.keys where key != "content" && message[key] == .null { message[key] = nil }
         return .object(message)
     }
 
@@ -140,27 +152,5 @@ enum ChatMessages {
                 try RequestFields.string(try fields.required(key), "\(partName).\(key)", maxBytes: textBytesMax))
         }
         return texts.joined(separator: "\n")
-    }
-
-    /// OpenAI sends a call's arguments as a string of JSON; templates want the object in it.
-    private static func toolCalls(_ calls: [JSON], name: String) throws(APIError) -> [JSON] {
-        var result: [JSON] = []
-        for (index, call) in calls.enumerated() {
-            let callName = "\(name)[\(index)]"
-            var object = try RequestFields.object(call, callName)
-            var function = try RequestFields.object(object["function"] ?? .null, "\(callName).function")
-            guard case .string = function["name"] else {
-                throw .invalid(
-                    "Missing required parameter: '\(callName).function.name'.", param: "\(callName).function.name")
-            }
-            if case .string(let arguments)? = function["arguments"],
-                let parsed = try? JSON.parse(Array(arguments.utf8)), case .object = parsed
-            {
-                function["arguments"] = parsed
-            }
-            object["function"] = .object(function)
-            result.append(.object(object))
-        }
-        return result
     }
 }

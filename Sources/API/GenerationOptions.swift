@@ -159,7 +159,7 @@ extension GenerationOptions {
 
     /// Fields that are taken and have no effect here, so they are not reported as unknown.
     static let inertFields = [
-        "user", "store", "metadata", "service_tier", "parallel_tool_calls", "safety_identifier",
-        "prompt_cache_key", "prompt_cache_retention", "verbosity",
+        "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+        "verbosity",
     ]
 }

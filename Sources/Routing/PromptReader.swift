@@ -3,6 +3,15 @@ package import ControlPlane
 import OrderedJSON
 package import Tokenization
 
+/// A chat request's prompt, and how to read the answer.
+package struct ChatPrompt: Sendable {
+    package var tokens: [UInt32]
+    /// Tells the answer apart, one copy for each choice; nil: answers are plain text.
+    package var parser: GLMAnswerParser?
+    /// Fields of the request that have no effect on this model.
+    package var ignoredFields: [String]
+}
+
 /// The model as the router sees it: its name, tokenizer, chat template and limits. Turns requests into token
 /// ids and sampling terms.
 package struct PromptReader: Sendable {
@@ -16,6 +25,10 @@ package struct PromptReader: Sendable {
     package let tokenizer: Tokenizer
     /// Nil when the model has none: chat requests are refused.
     package let template: ChatTemplate?
+    /// How the model writes its answers in a chat.
+    package let format: AnswerFormat
+    /// Control tokens that are markers of this format.
+    package let markers: Set<Int32>
     /// No token stands for more text than this.
     private let longestTokenBytes: Int
 
@@ -29,6 +42,9 @@ package struct PromptReader: Sendable {
         self.contextLimit = contextLimit
         self.tokenizer = tokenizer
         self.template = template
+        let format = template.map { AnswerFormat(template: $0.source) } ?? .plain
+        self.format = format
+        markers = Set(format.markers.compactMap { tokenizer.id(of: $0) })
         var longest = 1
         for id in 0..<tokenizer.vocabularySize {
             longest = max(longest, Int32(exactly: id).map { tokenizer.bytes(of: $0).count } ?? 0)
@@ -41,18 +57,14 @@ package struct PromptReader: Sendable {
         guard model == name || aliases.contains(model) else { throw .unknownModel(model) }
     }
 
-    /// The prompt of a chat request, through the model's own template.
-    package func prompt(for request: ChatRequest, now: CivilTime) throws(APIError) -> [UInt32] {
+    /// The prompt of a chat request, through the model's own template, and how to read the answer to it.
+    package func prompt(for request: ChatRequest, now: CivilTime) throws(APIError) -> ChatPrompt {
         guard let template else {
             throw .invalid("The model has no chat template; use /v1/completions.", param: "messages")
         }
-        var variables: [String: JSON] = [:]
-        for (key, value) in request.templateArguments { variables[key] = value }
-        variables["messages"] = .array(request.messages)
-        variables["tools"] = request.tools ?? .null
-        variables["add_generation_prompt"] = .bool(request.addsGenerationPrompt)
-        variables["bos_token"] = .string(tokenizer.bosText)
-        variables["eos_token"] = .string(tokenizer.eosText)
+        var request = request
+        if format == .glm { request.fillContent() }
+        let variables = variables(of: request)
         let text =
             request.continuesFinalMessage
             ? try openEnded(request, variables, template, now) : try render(template, variables, now)
@@ -60,7 +72,31 @@ package struct PromptReader: Sendable {
         guard !tokens.isEmpty else {
             throw .invalid("The chat template made an empty prompt of 'messages'.", param: "messages")
         }
-        return tokens
+        let ignoresEffort =
+            request.reasoningEffort != nil
+            && !["reasoning_effort", "enable_thinking"].contains { template.source.contains($0) }
+        return ChatPrompt(
+            tokens: tokens,
+            parser: format.parser(
+                prompt: text, tools: request.tools, callsMax: request.allowsParallelCalls ? nil : 1),
+            ignoredFields: request.ignoredFields + (ignoresEffort ? ["reasoning_effort"] : []))
+    }
+
+    /// What the template can read.
+    private func variables(of request: ChatRequest) -> [String: JSON] {
+        var variables: [String: JSON] = [:]
+        if let effort = request.reasoningEffort {
+            variables["reasoning_effort"] = .string(effort)
+            // Templates that know thinking as a switch only. What the client says of the switch itself comes after.
+            variables["enable_thinking"] = .bool(effort != "none")
+        }
+        for (key, value) in request.templateArguments { variables[key] = value }
+        variables["messages"] = .array(request.messages)
+        variables["tools"] = request.tools ?? .null
+        variables["add_generation_prompt"] = .bool(request.addsGenerationPrompt)
+        variables["bos_token"] = .string(tokenizer.bosText)
+        variables["eos_token"] = .string(tokenizer.eosText)
+        return variables
     }
 
     /// The prompt of a completion request.

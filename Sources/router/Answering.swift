@@ -19,6 +19,8 @@ struct Call: Sendable {
 struct Answerable: Sendable {
     var writer: AnswerWriter
     var options: GenerationOptions
+    /// Tells each choice's answer apart; nil: it is plain text.
+    var parser: GLMAnswerParser?
     /// One per choice, in the order of the choices' indices.
     var runs: [RunRequest]
     /// Prompt tokens, each prompt counted once.
@@ -49,10 +51,12 @@ extension FrontDoor {
     private func chat(_ call: Call) throws(APIError) -> Answerable {
         let request = try ChatRequest(try parse(call.bytes))
         try prompts.check(model: request.model)
-        let tokens = try prompts.prompt(for: request, now: CivilTime(secondsSince1970: wallClockSeconds()))
-        return try answerable(
-            .chat, request.options, prompts: [(tokens, "")], ignored: request.ignoredFields,
+        let prompt = try prompts.prompt(for: request, now: CivilTime(secondsSince1970: wallClockSeconds()))
+        var answerable = try answerable(
+            .chat, request.options, prompts: [(prompt.tokens, "")], ignored: prompt.ignoredFields,
             promptField: "messages", call)
+        answerable.parser = prompt.parser
+        return answerable
     }
 
     private func completion(_ call: Call) throws(APIError) -> Answerable {
@@ -138,8 +142,7 @@ extension FrontDoor {
             mailbox.cut()
         }
         let exchange = Exchange(
-            router: router, request: request, tokenizer: prompts.tokenizer, numbers: numbers, mailbox: mailbox,
-            signal: signal)
+            router: router, request: request, prompts: prompts, numbers: numbers, mailbox: mailbox, signal: signal)
         var headers = HTTPFields()
         if !request.ignoredFields.isEmpty, let name = HTTPField.Name("x-baton-ignored-fields") {
             headers[name] = ignoredHeader(request.ignoredFields)

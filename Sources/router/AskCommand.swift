@@ -54,11 +54,20 @@ struct AskCommand: AsyncParsableCommand {
         var reader = EventReader()
         var timings: JSON?
         var answered = false
+        var isThinking = false
+        let style = TerminalStyle()
         for try await buffer in response.body {
             for event in try reader.append(buffer) {
                 if let message = event["error"]?["message"]?.string { throw CommandError(message) }
-                if let text = event["choices"]?[0]?["delta"]?["content"]?.string, !text.isEmpty {
-                    emit(text, terminator: "")
+                let delta = event["choices"]?[0]?["delta"]
+                if let text = delta?["reasoning_content"]?.string, !text.isEmpty {
+                    emit(style.paint(text, .dim), terminator: "")
+                    isThinking = true
+                    answered = true
+                }
+                if let text = delta?["content"]?.string, !text.isEmpty {
+                    emit((isThinking ? "\n\n" : "") + text, terminator: "")
+                    isThinking = false
                     answered = true
                 }
                 timings = event["baton"] ?? timings

@@ -30,7 +30,7 @@ struct Exchange: Sendable {
     }
 
     init(
-        router: Routing.Router, request: Answerable, tokenizer: Tokenizer, numbers: [UInt64],
+        router: Routing.Router, request: Answerable, prompts: PromptReader, numbers: [UInt64],
         mailbox: AnswerMailbox, signal: ConnectionSignal
     ) {
         self.router = router
@@ -41,7 +41,8 @@ struct Exchange: Sendable {
         choices = numbers.map { _ in
             Choice(
                 assembler: ChoiceAssembler(
-                    tokenizer: tokenizer, stops: request.options.stopStrings, logprobs: request.options.logprobs))
+                    tokenizer: prompts.tokenizer, stops: request.options.stopStrings,
+                    logprobs: request.options.logprobs, parser: request.parser, markers: prompts.markers))
         }
     }
 
@@ -91,10 +92,10 @@ struct Exchange: Sendable {
         switch ending.result {
         case .success(let reason):
             piece.append(choices[index].assembler.finish())
-            choices[index].finish = choices[index].assembler.isStopped ? .stop : reason
+            choices[index].finish = choices[index].assembler.finishReason(reason)
         case .failure where choices[index].assembler.isStopped:
             // The stop string had made it complete before the attempt failed.
-            choices[index].finish = .stop
+            choices[index].finish = choices[index].assembler.finishReason(.stop)
         case .failure(let error):
             router.cancel(numbers)
             throw error
@@ -211,10 +212,10 @@ struct Exchange: Sendable {
             text += request.writer.roleChunk(index: index) ?? ""
             if !request.prefixes[index].isEmpty {
                 let prefix = AnswerPiece(text: request.prefixes[index])
-                text += request.writer.contentChunk(index: index, piece: prefix, offset: 0)
+                text += request.writer.contentChunks(index: index, piece: prefix, offset: 0)
             }
         }
-        if !piece.isEmpty { text += request.writer.contentChunk(index: index, piece: piece, offset: offset) }
+        if !piece.isEmpty { text += request.writer.contentChunks(index: index, piece: piece, offset: offset) }
         if !wasComplete, let finish = choices[index].finish {
             text += request.writer.finishChunk(index: index, reason: finish)
         }
@@ -237,9 +238,10 @@ struct Exchange: Sendable {
         for index in stride(from: 0, to: choices.count, by: request.choicesPerPrompt) {
             cached += choices[index].times.cachedTokens
         }
+        let reasoning = choices.compactMap(\.assembler.reasoningCount)
         return Usage(
             prompt: request.promptTokens, completion: choices.reduce(0) { $0 + $1.assembler.tokenCount },
-            cached: cached)
+            cached: cached, reasoning: reasoning.isEmpty ? nil : reasoning.reduce(0, +))
     }
 
     /// `baton`: where the first choice's time went, for clients that asked.

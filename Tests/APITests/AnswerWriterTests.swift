@@ -64,14 +64,14 @@ private let logprob = TokenLogprobs(
         #expect(role["choices"]?[0]?["delta"] == ["role": "assistant", "content": ""])
         #expect(role["choices"]?[0]?["index"]?.int == 2)
         #expect(role["usage"]?.isNull == true)
-        let content = try event(plain.contentChunk(index: 2, piece: AnswerPiece(text: "a\"\n\u{7}"), offset: 0))
+        let content = try event(plain.contentChunks(index: 2, piece: AnswerPiece(text: "a\"\n\u{7}"), offset: 0))
         #expect(content["choices"]?[0]?["delta"] == ["content": "a\"\n\u{7}"])
         #expect(content["choices"]?[0]?["finish_reason"]?.isNull == true)
         #expect(content["choices"]?[0]?["logprobs"]?.isNull == true)
         #expect(content["usage"]?.isNull == true)
         // The quick path for plain text writes the same members as the general one.
         let general = writer(.chat, logprobs: true, usage: true)
-        let slow = try event(general.contentChunk(index: 2, piece: AnswerPiece(text: "x"), offset: 0))
+        let slow = try event(general.contentChunks(index: 2, piece: AnswerPiece(text: "x"), offset: 0))
         #expect(content.object?.keys.sorted() == slow.object?.keys.sorted())
         let finish = try event(plain.finishChunk(index: 2, reason: .stop))
         #expect(finish["choices"]?[0]?["delta"] == .object(JSONObject()))
@@ -81,15 +81,76 @@ private let logprob = TokenLogprobs(
         #expect(usage["usage"]?["completion_tokens"]?.int == 2)
     }
 
+    @Test func reasoningAndCallsInABody() throws {
+        var piece = AnswerPiece()
+        piece.reasoning = "I look."
+        piece.append(ToolCallPiece(index: 0, name: "f", arguments: "{"))
+        piece.append(ToolCallPiece(index: 0, name: nil, arguments: "}"))
+        piece.append(ToolCallPiece(index: 1, name: "g", arguments: "{}"))
+        let body = writer(.chat).body(
+            [Answer(index: 2, piece: piece, finish: .toolCalls)], usage: Usage(completion: 9, reasoning: 4))
+        let choice = body["choices"]?[0]
+        #expect(choice?["finish_reason"] == "tool_calls")
+        let message = choice?["message"]
+        #expect(message?["content"]?.isNull == true && message?["reasoning_content"] == "I look.")
+        let calls = try #require(message?["tool_calls"]?.array)
+        #expect(calls.map { $0["function"] } == [["name": "f", "arguments": "{}"], ["name": "g", "arguments": "{}"]])
+        #expect(calls.allSatisfy { $0["type"] == "function" && $0["index"] == nil })
+        #expect(calls[0]["id"]?.string?.hasPrefix("call_") == true && calls[0]["id"] != calls[1]["id"])
+        #expect(body["usage"]?["completion_tokens_details"] == ["reasoning_tokens": 4])
+        piece.text = "Here."
+        #expect(writer(.chat).message(Answer(index: 0, piece: piece, finish: .stop))["content"] == "Here.")
+        #expect(Usage().json["completion_tokens_details"] == nil)
+    }
+
+    @Test(arguments: [false, true])
+    func reasoningAndCallsInChunks(withLogprobs: Bool) throws {
+        let writer = writer(.chat, logprobs: withLogprobs)
+        func delta(_ change: (inout AnswerPiece) -> Void) throws -> JSON? {
+            var piece = AnswerPiece()
+            change(&piece)
+            let chunk = try event(writer.contentChunks(index: 3, piece: piece, offset: 0))["choices"]?[0]
+            #expect(chunk?["finish_reason"]?.isNull == true && chunk?["index"] == 3)
+            return chunk?["delta"]
+        }
+        #expect(try delta { $0.reasoning = "a\n" } == ["reasoning_content": "a\n"])
+        #expect(try delta { $0.text = "a" } == ["content": "a"])
+        #expect(try delta { _ in } == ["content": ""])
+        // One chunk for each, and the logprobs once.
+        var both = named
+        both.text = "b"
+        both.reasoning = "a"
+        both.logprobs = [logprob]
+        let chunks = writer.contentChunks(index: 0, piece: both, offset: 0).split(separator: "\n\n")
+        let choices = try chunks.map { try event($0 + "\n\n")["choices"]?[0] }
+        #expect(choices.map { $0?["delta"]?.object?.keys } == [["reasoning_content"], ["content"], ["tool_calls"]])
+        #expect(
+            choices.map { $0?["logprobs"]?["content"]?.array?.count } == (withLogprobs ? [1, 0, 0] : [nil, nil, nil]))
+        let first = try delta { $0.append(ToolCallPiece(index: 1, name: "f", arguments: "{")) }
+        let call = first?["tool_calls"]?[0]
+        #expect(first?.object?.keys == ["tool_calls"] && call?["index"] == 1 && call?["type"] == "function")
+        #expect(call?["function"] == ["name": "f", "arguments": "{"])
+        let whole = writer.body([Answer(index: 3, piece: named, finish: .stop)], usage: Usage())
+        #expect(call?["id"] == whole["choices"]?[0]?["message"]?["tool_calls"]?[1]?["id"])
+        let more = try delta { $0.append(ToolCallPiece(index: 1, name: nil, arguments: "}")) }
+        #expect(more?["tool_calls"] == [["index": 1, "function": ["arguments": "}"]]])
+    }
+
+    private var named: AnswerPiece {
+        var piece = AnswerPiece()
+        for index in 0...1 { piece.append(ToolCallPiece(index: index, name: "f", arguments: "{}")) }
+        return piece
+    }
+
     @Test func completionChunksAndLogprobs() throws {
         #expect(writer(.completion).roleChunk(index: 0) == nil)
-        let chunk = try event(writer(.completion).contentChunk(index: 0, piece: AnswerPiece(text: "x"), offset: 0))
+        let chunk = try event(writer(.completion).contentChunks(index: 0, piece: AnswerPiece(text: "x"), offset: 0))
         #expect(chunk["choices"]?[0]?["text"]?.string == "x")
         #expect(chunk["usage"] == nil)
         let piece = AnswerPiece(text: "hi", logprobs: [logprob])
-        let offset = try event(writer(.completion, logprobs: true).contentChunk(index: 0, piece: piece, offset: 9))
+        let offset = try event(writer(.completion, logprobs: true).contentChunks(index: 0, piece: piece, offset: 9))
         #expect(offset["choices"]?[0]?["logprobs"]?["text_offset"] == [9])
-        let chat = try event(writer(.chat, logprobs: true).contentChunk(index: 0, piece: piece, offset: 0))
+        let chat = try event(writer(.chat, logprobs: true).contentChunks(index: 0, piece: piece, offset: 0))
         let entry = chat["choices"]?[0]?["logprobs"]?["content"]?[0]
         #expect(entry?["token"]?.string == "hi")
         #expect(entry?["bytes"] == [0x68, 0x69])
@@ -102,7 +163,7 @@ private let logprob = TokenLogprobs(
         }
         // "é!" with é in two tokens.
         let piece = AnswerPiece(text: "aé!", logprobs: [[0x61], [0xc3], [0xa9], [0x21]].map(token))
-        let chunk = try event(writer(.completion, logprobs: true).contentChunk(index: 0, piece: piece, offset: 4))
+        let chunk = try event(writer(.completion, logprobs: true).contentChunks(index: 0, piece: piece, offset: 4))
         #expect(chunk["choices"]?[0]?["logprobs"]?["text_offset"] == [4, 5, 5, 6])
     }
 

@@ -6,8 +6,8 @@ import Tokenization
 
 @testable import Routing
 
-/// A tokenizer whose token i is the byte i, with one end token after them.
-private func byteTokenizer() throws -> Tokenizer {
+/// A tokenizer whose token i is the byte i, with one end token after them and then further control tokens.
+func byteTokenizer(controls: [String] = []) throws -> Tokenizer {
     // GPT-2 writes bytes as printable characters: those that are stay, the others follow from U+0100 on.
     var next: UInt32 = 256
     var tokens = (0..<256 as Range<UInt32>).map { byte -> String in
@@ -18,8 +18,9 @@ private func byteTokenizer() throws -> Tokenizer {
         return Unicode.Scalar(next).map { String(Character($0)) } ?? ""
     }
     tokens.append("<|end|>")
+    tokens += controls
     var metadata = GGUFTokenizerMetadata(model: "gpt2", tokens: tokens)
-    metadata.types = Array(repeating: 1, count: 256) + [3]
+    metadata.types = Array(repeating: 1, count: 256) + Array(repeating: 3, count: 1 + controls.count)
     metadata.pre = "gpt-2"
     metadata.eosID = 256
     metadata.bosID = 256
@@ -100,7 +101,8 @@ private func bytes(_ text: String) -> [UInt32] { text.utf8.map { UInt32($0) } }
     @Test func chatGoesThroughTheTemplate() throws {
         let request = try chat(#"{"model": "m", "messages": [{"role": "user", "content": "hi"}]}"#)
         let prompt = try reader(template: template).prompt(for: request, now: CivilTime(secondsSince1970: 0))
-        #expect(text(prompt) == "[user]hi|>")
+        #expect(text(prompt.tokens) == "[user]hi|>")
+        #expect(prompt.parser == nil)
         let error = #expect(throws: APIError.self) {
             try reader().prompt(for: request, now: CivilTime(secondsSince1970: 0))
         }
@@ -114,7 +116,7 @@ private func bytes(_ text: String) -> [UInt32] { text.utf8.map { UInt32($0) } }
               {"role": "user", "content": "hi"}, {"role": "assistant", "content": "I am"}]}
             """#)
         let prompt = try reader(template: template).prompt(for: request, now: CivilTime(secondsSince1970: 0))
-        #expect(text(prompt) == "[user]hi|[assistant]I am")
+        #expect(text(prompt.tokens) == "[user]hi|[assistant]I am")
     }
 
     @Test func whatATemplateRaisesIsA400() throws {

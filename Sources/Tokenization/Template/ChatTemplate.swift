@@ -34,6 +34,8 @@ package struct TemplateLimits: Sendable {
 /// nothing, as nothing is escaped; integers have 64 bits. As in Jinja, a filter that does not exist is an error only
 /// where a conversation reaches it.
 package struct ChatTemplate: Sendable {
+    /// The template's own text.
+    package let source: String
     private let statements: [TemplateStatement]
     private let limits: TemplateLimits
     private static let sourceBytes = 4 << 20
@@ -44,6 +46,7 @@ package struct ChatTemplate: Sendable {
             throw TokenizationError(
                 .limit, "the chat template has \(source.utf8.count) bytes, limit \(Self.sourceBytes)")
         }
+        self.source = source
         statements = try TemplateParser.parse(source)
         self.limits = limits
     }
