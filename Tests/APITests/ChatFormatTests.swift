@@ -143,9 +143,9 @@ import Tokenization
     /// The markers may be control tokens, whose text is otherwise left out.
     @Test func theParserSeesMarkersAndNoOtherControlTokens() throws {
         let tokenizer = try Tokenizer(
-            tokenizerJSON: JSON.parse(Self.bytes("glm5-nano/tokenizer.json")),
-            tokenizerConfig: JSON.parse(Self.bytes("glm5-nano/tokenizer_config.json")),
-            generationConfig: JSON.parse(Self.bytes("glm5-nano/generation_config.json")))
+            tokenizerJSON: JSON.parse(Self.bytes("../../Models/glm5-nano/tokenizer.json")),
+            tokenizerConfig: JSON.parse(Self.bytes("../../Models/glm5-nano/tokenizer_config.json")),
+            generationConfig: JSON.parse(Self.bytes("../../Models/glm5-nano/generation_config.json")))
         let markers = Set(AnswerFormat.glm.markers.compactMap { tokenizer.id(of: $0) })
         #expect(markers.count == 8 && markers.allSatisfy(tokenizer.isSpecial))
         let text = "Hm.</think><|user|>I look." + call("get_weather", [("city", "Paris")]) + "<|observation|>"

@@ -140,7 +140,9 @@ def _message(body):
 async def get(address, path, timeout=2.0):
     """The body of a GET; OSError when there is none in time."""
     try:
-        return await asyncio.wait_for(_get(address, path), timeout)
+        # Not wait_for, which in Python 3.11 may swallow a cancel that comes with the answer.
+        async with asyncio.timeout(timeout):
+            return await _get(address, path)
     except (TimeoutError, asyncio.TimeoutError, EOFError) as failure:
         raise OSError(f"no answer from {address}{path}") from failure
 

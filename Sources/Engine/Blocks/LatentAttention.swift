@@ -4,8 +4,8 @@ import Kernels
 /// (DeepSeek-V3.2, arXiv:2512.02556).
 ///
 /// It is computed in the absorbed form only: queries are taken to the space of the latents, and results back from it.
-/// For a prompt the expanded form needs fewer operations while all positions are attended to; but then a position's
-/// bits would depend on whether it was computed as part of a prompt or generated (docs/engine.md has the figures).
+/// For a prompt the expanded form can need fewer operations, as long as all positions are attended to; but then a
+/// position's bits would depend on whether it was computed as part of a prompt or generated.
 struct LatentAttention: Sendable {
     let norm: NormWeights
     /// Latent, rotated key and query projections into their low ranks, and what the indexer takes from the same input,
