@@ -21,7 +21,7 @@ build: ## set up, then build the release executables into .build/release
 	@scripts/setup.sh packages
 	swift build -c release
 
-demo: ## serve SmolLM2 through router + prefill + decode and ask it a question (KEEP=1 leaves it running)
+demo: ## the bundled GLM-5 model with speculation, then SmolLM2, through router + prefill + decode (KEEP=1: stays)
 	@scripts/setup.sh packages model
 	swift build -c release
 	@scripts/demo.py

@@ -7,6 +7,17 @@ import Testing
 private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt: 2)
 
 @Suite struct WireTests {
+    /// What a node says of its engine is only shown: nonsense shows as nothing, never as a number that cannot be.
+    @Test func nonsenseOfAnEngineIsNotShown() {
+        let more = Speculation(.with { ($0.rounds, $0.drafted, $0.accepted) = (1, 2, .max) })
+        #expect(more == Speculation(rounds: 1, drafted: 2, accepted: 2))
+        #expect(more.acceptLength == 3 && more.acceptRate == 1)
+        #expect(Speculation().acceptLength == nil && Speculation().acceptRate == nil)
+        for (mean, worst) in [(0.0, 0.0), (.nan, 1), (1, .infinity), (-1, 1), (.infinity, 1)] {
+            #expect(ExpertBalance(.with { ($0.meanImbalance, $0.worstImbalance) = (mean, worst) }) == nil)
+        }
+    }
+
     @Test func nodeMessagesSurviveTheWire() throws {
         var load = NodeLoad()
         load.slots = SlotCounts(free: 1, inUse: 2, granted: 3, quarantined: 4, cached: 5)
@@ -15,6 +26,8 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
         load.contract.proofsFenced = 3
         load.contract.scrubMismatches = 1
         load.contract.reclaimP99 = .microseconds(1234)
+        load.speculation = Speculation(rounds: 4, drafted: 12, accepted: 9)
+        load.experts = ExpertBalance(meanImbalance: 1.25, worstImbalance: 3, worstLayer: 77, worstExpert: 255)
         let messages: [NodeMessage] = [
             .heartbeat(load),
             .granted(
@@ -36,7 +49,8 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
             .finished(
                 FinishReport(
                     handoff: handoff, reason: .stopToken(2), tokens: 9, firstStep: .milliseconds(3),
-                    decode: .milliseconds(90), preemptions: 1)),
+                    decode: .milliseconds(90), preemptions: 1,
+                    speculation: Speculation(rounds: 3, drafted: 9, accepted: 6))),
             .written(
                 WriteReport(
                     handoff: handoff, cachedTokens: 32, queue: .milliseconds(1), compute: .milliseconds(2),
