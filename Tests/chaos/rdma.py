@@ -176,6 +176,8 @@ class Lanes:
         self.storm = collections.Counter()
         self.quiet = collections.Counter()
         self.missing = []
+        # Looks that the router did not answer in time: the guest has one processor for all processes.
+        self.unanswered = 0
 
     async def look(self):
         """What `/admin/status` says of each pair, by the router that no fault touches."""
@@ -193,21 +195,29 @@ class Lanes:
 
     async def run(self, every=1.0):
         while True:
-            for pair, peer in (await self.look()).items():
-                self.seen[pair][peer["transport"] or "none"] += 1
-                if "tcp" in peer["transport"].split("+") and peer["reason"]:
-                    self.reasons[re.sub(r"(\d+\.){3}\d+:\d+|(prefill|decode)-\d+", "…", peer["reason"])] += 1
+            try:
+                self.count(await self.look())
+            except OSError:
+                self.unanswered += 1
             await asyncio.sleep(every)
+
+    def count(self, pairs):
+        for pair, peer in pairs.items():
+            self.seen[pair][peer["transport"] or "none"] += 1
+            if "tcp" in peer["transport"].split("+") and peer["reason"]:
+                self.reasons[re.sub(r"(\d+\.){3}\d+:\d+|(prefill|decode)-\d+", "…", peer["reason"])] += 1
 
     async def wait(self, patience=60.0):
         """Until all pairs are on RDMA, which is tried every 30 s at least; those that are not."""
         deadline = time.monotonic() + patience
         while True:
-            pairs = await self.look()
-            others = [
-                f"{prefill} → {decode}: {peer['transport'] or 'none'}, {peer['reason']}"
-                for (prefill, decode), peer in pairs.items() if peer["transport"] != "rdma"
-            ]  # fmt: skip
+            try:
+                others = [
+                    f"{prefill} → {decode}: {peer['transport'] or 'none'}, {peer['reason']}"
+                    for (prefill, decode), peer in (await self.look()).items() if peer["transport"] != "rdma"
+                ]  # fmt: skip
+            except OSError as failure:
+                others = [str(failure)]
             if not others or time.monotonic() > deadline:
                 return others
             await asyncio.sleep(0.2)
@@ -233,6 +243,8 @@ class Lanes:
             looks = sum(seen.values())
             shares = ", ".join(f"{over} {count / looks:.0%}" for over, count in seen.most_common())
             report.line(f"{prefill} → {decode}, of the time", shares)
+        if self.unanswered:
+            report.line("looks that the router did not answer in time", self.unanswered)
         for reason, count in self.reasons.most_common(8):
             report.line("not RDMA, as a pair saw it for", f"{count} s: {reason}")
         for what, moved in (("in the storm", self.storm), ("afterwards", self.quiet)):
