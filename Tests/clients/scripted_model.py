@@ -11,6 +11,7 @@ import pathlib
 import shutil
 
 FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "Fixtures"
+BUNDLED = pathlib.Path(__file__).resolve().parents[2] / "Models" / "glm5-nano"
 WIDTH = 64
 HEADS, KEY_VALUE_HEADS, INNER, ROWS = 8, 2, 64, 3072
 
@@ -54,18 +55,18 @@ def write(folder, chains, template):
     write_safetensors(folder / "model.safetensors", tensors)
     (folder / "config.json").write_text(json.dumps(config()))
     for name in ("tokenizer.json", "generation_config.json"):
-        shutil.copy(FIXTURES / "glm5-nano" / name, folder)
-    settings = json.loads((FIXTURES / "glm5-nano" / "tokenizer_config.json").read_text())
+        shutil.copy(BUNDLED / name, folder)
+    settings = json.loads((BUNDLED / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))
 
 
 def token_ids():
-    tokenizer = json.loads((FIXTURES / "glm5-nano" / "tokenizer.json").read_text())
+    tokenizer = json.loads((BUNDLED / "tokenizer.json").read_text())
     return tokenizer["model"]["vocab"] | {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
 
 
 def config():
-    ends = json.loads((FIXTURES / "glm5-nano" / "generation_config.json").read_text())["eos_token_id"]
+    ends = json.loads((BUNDLED / "generation_config.json").read_text())["eos_token_id"]
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
