@@ -28,12 +28,29 @@ import Testing
 
     @Test(arguments: seeds)
     func everythingEqualsTheSlowModel(seed: UInt64) throws {
-        let drawn = RandomGLM5(seed: seed)
+        try compareAll(RandomGLM5(seed: seed), chunk: seed % 2 == 0 ? 16 : 512)
+    }
+
+    /// The greatest shapes that the kernels take, which are far above those drawn.
+    @Test(arguments: 0..<4)
+    func theGreatestShapes(index: Int) throws {
+        let drawn = RandomGLM5(seed: 7, storage: .bf16, draftLayer: true) { config in
+            switch index {
+            case 0: config.latentRank = 1024
+            case 1: (config.rope, config.indexDimension) = (256, 256)
+            case 2: (config.indexHeads, config.indexDimension) = (128, 128)
+            default: (config.heads, config.plain, config.value) = (65, 3, 2)
+            }
+        }
+        try compareAll(drawn, chunk: 16)
+    }
+
+    private func compareAll(_ drawn: RandomGLM5, chunk: Int) throws {
         let (prompt, drafts) = (drawn.prompt, drawn.config.hasDraftLayer ? drawn.drafts : 0)
         let folder = try drawn.write()
         let model = try load(folder, .f32, pageTokens: 16)
         #expect((model.model.draftLayer != nil) == drawn.config.hasDraftLayer, "\(drawn.description)")
-        let evaluation = try Evaluation(model: model, threads: 2, chunkTokens: seed % 2 == 0 ? 16 : 512)
+        let evaluation = try Evaluation(model: model, threads: 2, chunkTokens: chunk)
         let steps = 12 + drafts
         let (ids, logits) = try evaluation.greedy(after: prompt, count: steps)
         let trace = try EngineTrace(evaluation, prompt + ids.dropLast(), in: folder, drafts: drafts)

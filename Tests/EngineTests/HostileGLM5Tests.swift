@@ -216,6 +216,26 @@ import Testing
         #expect(try #require(problems(unknown.write())).contains(name + "_too"))
     }
 
+    /// Sizes above what the kernels take are refused, and 8-bit caches of long index keys.
+    @Test(arguments: 0..<4)
+    func shapesBeyondTheKernels(index: Int) throws {
+        let drawn = RandomGLM5(seed: 1, storage: .bf16) { config in
+            switch index {
+            case 0: config.latentRank = 1025
+            case 1: (config.rope, config.indexDimension) = (258, 258)
+            case 2: (config.indexHeads, config.indexDimension) = (127, 130)
+            default: config.indexDimension = 129
+            }
+        }
+        let folder = try drawn.write()
+        var options = LoadOptions()
+        options.threads = 1
+        options.kvType = index == 3 ? .fp8 : .f32
+        #expect(throws: EngineError.self) { try LoadedModel.load(path: folder.path, options: options) }
+        options.kvType = .bf16
+        if index == 3 { _ = try LoadedModel.load(path: folder.path, options: options) }
+    }
+
     /// Sizes that only the config names, and no tensor shows.
     @Test(arguments: [1, 1 << 16, 1 << 28])
     func contextsAndSelectionsOfAnySize(size: Int) throws {

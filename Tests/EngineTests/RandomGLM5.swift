@@ -12,6 +12,7 @@ struct RandomGLM5 {
     /// A sequence, and what is drawn for its continuation.
     var prompt: [TokenID] = []
     var drafts = 1
+    private var layerGain: Float = 1
 
     /// The longest sequence.
     static let context = 4096
@@ -22,8 +23,10 @@ struct RandomGLM5 {
     /// - Parameters:
     ///   - draftLayer: nil draws whether there is one.
     ///   - length: of the prompt, for a model that is small enough for it; nil draws it.
+    ///   - adjust: changes the sizes that were drawn.
     init(
-        seed: UInt64, storage: RandomWeights.Storage? = nil, draftLayer: Bool? = nil, length: Int? = nil
+        seed: UInt64, storage: RandomWeights.Storage? = nil, draftLayer: Bool? = nil, length: Int? = nil,
+        adjust: (inout SlowGLM5.Config) -> Void = { _ in }
     ) {
         self.seed = seed
         let all = RandomWeights.Storage.allCases
@@ -35,6 +38,7 @@ struct RandomGLM5 {
             config.indexHeads = 1 + random.below(3)
             config.topK = 1 + random.below(length)
         }
+        adjust(&config)
         drawMixture(&random)
         describeShape(&random)
         describeMixture(&random)
@@ -179,6 +183,8 @@ struct RandomGLM5 {
     // MARK: Weights
 
     private mutating func drawWeights(_ random: inout SplitMix64) {
+        // The less a layer adds, the more the last token alone tells.
+        layerGain = random.below(2) == 0 ? 1 : 0.2
         // Large, so that the next token depends on the last one above all, which a draft layer may then guess.
         weights.matrix(
             "model.embed_tokens", config.vocabulary, config.hidden, gain: 3 * Float(config.hidden).squareRoot(),
@@ -212,7 +218,7 @@ struct RandomGLM5 {
         weights.matrix("\(attention).q_b_proj", heads * (config.plain + config.rope), config.queryRank, gain: 1.5)
         weights.matrix("\(attention).kv_a_proj_with_mqa", config.latentRank + config.rope, hidden)
         weights.matrix("\(attention).kv_b_proj", heads * (config.plain + config.value), config.latentRank)
-        weights.matrix("\(attention).o_proj", hidden, heads * config.value)
+        weights.matrix("\(attention).o_proj", hidden, heads * config.value, gain: layerGain)
         if owns {
             let (index, width) = ("\(attention).indexer", config.indexDimension)
             weights.matrix("\(index).wq_b", config.indexHeads * width, config.queryRank)
@@ -231,7 +237,7 @@ struct RandomGLM5 {
     private mutating func drawMLP(_ name: String, _ width: Int) {
         weights.matrix("\(name).gate_proj", width, config.hidden, gain: 1.5)
         weights.matrix("\(name).up_proj", width, config.hidden)
-        weights.matrix("\(name).down_proj", config.hidden, width)
+        weights.matrix("\(name).down_proj", config.hidden, width, gain: layerGain)
     }
 
     private mutating func drawMixtureLayer(_ name: String) {

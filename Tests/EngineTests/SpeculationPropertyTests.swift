@@ -27,9 +27,10 @@ import Testing
         return sampling
     }
 
+    /// - Parameter elsewhere: prompts are computed by another loop, and their pages copied as far as there is room.
     private func answers(
         _ model: LoadedModel, _ jobs: [(tokens: [TokenID], sampling: SamplingParameters)], drafts: Int, threads: Int,
-        chunk: Int, pages: Int
+        chunk: Int, pages: Int, elsewhere: Bool = false
     ) throws -> (answers: [EventLog.Answer], snapshot: EngineSnapshot) {
         let memory = try poisonedMemory(model, pages: pages)
         let log = EventLog()
@@ -37,14 +38,32 @@ import Testing
             model: model, memory: memory,
             options: .init(role: .decode, chunkTokens: chunk, threads: threads, drafts: drafts), onEvent: log.record)
         defer { loop.shutdown() }
+        let pages = elsewhere ? try prefilled(model, jobs.map(\.tokens), into: memory) : jobs.map { _ in [] }
         for (index, job) in jobs.enumerated() {
-            loop.start(DecodeJob(id: handoff(index), tokens: job.tokens, sampling: job.sampling, slots: []))
+            loop.start(
+                DecodeJob(id: handoff(index), tokens: job.tokens, sampling: job.sampling, slots: pages[index]))
         }
         for index in jobs.indices { try #require(log.wait(handoff(index))) }
         return (jobs.indices.map { log[handoff($0)] }, loop.snapshot())
     }
 
-    @Test(arguments: UInt64(100)..<124)
+    private func prefilled(
+        _ model: LoadedModel, _ prompts: [[TokenID]], into target: KVMemory
+    ) throws -> [[SlotRef]] {
+        let memory = try poisonedMemory(model, pages: 64)
+        let log = EventLog()
+        let loop = try EngineLoop(
+            model: model, memory: memory, options: .init(role: .prefill, chunkTokens: 16, threads: 1),
+            onEvent: log.record)
+        defer { loop.shutdown() }
+        for (index, tokens) in prompts.enumerated() { loop.submit(PrefillJob(id: handoff(index), tokens: tokens)) }
+        return try prompts.indices.map { index in
+            try #require(log.wait(handoff(index)))
+            return copyPages(log[handoff(index)].slots, from: memory, to: target) ?? []
+        }
+    }
+
+    @Test(arguments: UInt64(100)..<140)
     func draftsChangeNoBit(seed: UInt64) throws {
         let drawn = RandomGLM5(seed: seed, draftLayer: true)
         let folder = try drawn.write()
@@ -60,9 +79,9 @@ import Testing
         }
         let (plain, _) = try answers(model, jobs, drafts: 0, threads: 1, chunk: 16, pages: 64)
         #expect(plain.allSatisfy { $0.error == nil }, "\(drawn.description)")
-        for (drafts, threads, pages) in [(1, 1, 64), (3, 2, 16), (7, 2, 10)] {
+        for (drafts, threads, pages, elsewhere) in [(1, 1, 64, true), (3, 2, 16, true), (7, 2, 10, false)] {
             let (drafted, snapshot) = try answers(
-                model, jobs, drafts: drafts, threads: threads, chunk: 64, pages: pages)
+                model, jobs, drafts: drafts, threads: threads, chunk: 64, pages: pages, elsewhere: elsewhere)
             #expect(snapshot.speculation.drafted > 0, "\(drawn.description)")
             for (index, (found, expected)) in zip(drafted, plain).enumerated() {
                 let about = "request \(index), \(drafts) drafts, \(pages) pages; \(jobs[index]); \(drawn.description)"
