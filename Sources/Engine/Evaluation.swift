@@ -20,7 +20,9 @@ package final class Evaluation {
         self.model = model
         self.chunkTokens = model.layout.pages(for: chunkTokens) * model.layout.pageTokens
         pool = try ComputePool.make(threads: threads)
-        workspace = try model.model.makeWorkspace(rows: self.chunkTokens, logitRows: self.chunkTokens, pool: pool)
+        // A round of speculative decoding computes a row for each draft, and one more.
+        let rows = max(self.chunkTokens, 1 + EngineOptions.draftsMax)
+        workspace = try model.model.makeWorkspace(rows: rows, logitRows: rows, pool: pool)
     }
 
     deinit { pool.shutdown() }

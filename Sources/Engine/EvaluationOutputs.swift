@@ -57,7 +57,7 @@ extension Evaluation {
 
     private func check(_ outputs: Outputs) throws(EngineError) {
         for (name, value, limit) in [
-            ("greedy", outputs.greedy, Int.max), ("drafts", outputs.drafts, EngineOptions.draftsMax),
+            ("greedy", outputs.greedy, model.facts.contextLimit), ("drafts", outputs.drafts, EngineOptions.draftsMax),
             ("speculate", outputs.speculate, EngineOptions.draftsMax),
         ] where value < 0 || value > limit {
             throw .invalid(field: name, reason: "\(value) is not in 0...\(limit)")

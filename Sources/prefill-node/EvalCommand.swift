@@ -87,7 +87,7 @@ struct EvalCommand: ParsableCommand {
     func run() throws {
         let options = try loadOptions()
         let loaded = try LoadedModel.load(path: model, options: options)
-        if speculate != nil { try loaded.requireDraftLayer() }
+        if speculate ?? 0 > 0 { try loaded.requireDraftLayer() }
         let evaluation = try Evaluation(model: loaded, threads: threads, chunkTokens: chunk)
         if let ids, let out {
             let input = try EvaluationInput(json: TextFile.read(ids))

@@ -94,8 +94,10 @@ struct LatentAttentionTests {
 
     init() throws { pool = try ComputePool(threads: 2) }
 
-    /// Heads that don't fill a vector or fill more than one; latents that are no multiple of 16.
-    static let shapes = [(1, 16, 8), (4, 32, 8), (5, 40, 6), (16, 64, 16), (20, 72, 10), (64, 512, 64)]
+    /// Heads that don't fill a vector or fill more than one; latents that are no multiple of 16; the largest there are.
+    static let shapes = [
+        (1, 16, 8), (4, 32, 8), (5, 40, 6), (16, 64, 16), (20, 72, 10), (64, 512, 64), (16, 1010, 6), (17, 1024, 256),
+    ]
 
     private func shape(_ dimensions: (Int, Int, Int), _ type: CacheType) throws -> LatentShape {
         try LatentShape(

@@ -123,7 +123,9 @@ INLINE void attend_latent_type(const ck_latent_attention *job, const int32_t typ
     for (int64_t h = 0; h < job->heads; h++)
         for (int64_t d = 0; d < width; d++)
             t->queries[d * CK_LATENT_HEADS + h] = job->queries[h * job->query_stride + d] * job->scale;
-    for (int64_t h = 0; h < job->heads; h++) memset(t->state + h * CK_LATENT_MAX, 0, (size_t)(job->latent + 15) * 4);
+    // Whole vectors, of which CK_LATENT_MAX is a multiple.
+    size_t state_bytes = (size_t)((job->latent + 15) / 16 * 16) * 4;
+    for (int64_t h = 0; h < job->heads; h++) memset(t->state + h * CK_LATENT_MAX, 0, state_bytes);
     v16f largest = splat(-INFINITY), total = splat(0);
     for (int64_t j = 0; j < job->count; j += LATENT_BLOCK) {
         int64_t n = job->count - j < LATENT_BLOCK ? job->count - j : LATENT_BLOCK;

@@ -25,7 +25,7 @@ final class LatentMemory {
     private let scoreStride: Int
     private let scratch: Scratch
 
-    /// - Parameter positions: of the longest sequence, one more than tokens for the draft layer.
+    /// - Parameter positions: of the longest sequence, with what may be drafted beyond it.
     init(
         _ geometry: LatentAttention.Geometry, rows: Int, positions: Int, table: KernelTable, pool: ComputePool
     ) throws(EngineError) {

@@ -203,7 +203,8 @@ final class GLM5Workspace: ModelWorkspace {
             rows: rows, hiddenSize: hidden, rotaryPairs: geometry.shape.rope / 2, columns: columns,
             table: model.table, pool: pool)
         attention = try LatentMemory(
-            geometry, rows: rows, positions: model.facts.contextLimit + 1, table: model.table, pool: pool)
+            geometry, rows: rows, positions: model.facts.contextLimit + 1 + EngineOptions.draftsMax,
+            table: model.table, pool: pool)
         mixture = try ExpertMixture.Memory(
             config.mixture, rows: rows, hiddenSize: hidden, table: model.table, pool: pool)
         expertLoads = model.mixtureLayers.map { ExpertLoad(layer: $0, experts: config.mixture.expertCount) }
