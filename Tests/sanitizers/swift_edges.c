@@ -9,9 +9,11 @@
 //     clang -shared -fPIC -O1 -o swift_edges.so swift_edges.c; LD_PRELOAD=./swift_edges.so swift test --sanitize=thread
 //
 // Names and conventions are those of Swift's ABI: swiftlang/swift, stdlib/public/Synchronization/Mutex/LinuxImpl.swift
-// (methods of `_MutexHandle`, `self` in the context register) and include/swift/Runtime/Concurrency.h.
+// (methods of `_MutexHandle`, `self` in the context register), include/swift/Runtime/Concurrency.h and, for an asynchronous
+// context, include/swift/ABI/Task.h.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -87,9 +89,71 @@ SWIFT void swift_continuation_throwingResumeWithError(void *task, void *error) {
 
 #define ASYNC __attribute__((swiftasynccall))
 
-ASYNC void swift_continuation_await(void *context) {
-    ASYNC void (*real)(void *) = next("swift_continuation_await");
+// A task that awaits its continuation goes on at its context's `resumeParent`, at once where it was resumed already. Only
+// there is it known to be resumed, so that is put off by one step, in which the order is told.
+
+typedef ASYNC void resume_function(__attribute__((swift_async_context)) void *context);
+
+struct async_context {
+    struct async_context *parent;
+    resume_function *resumeParent;
+};
+
+// What tasks that wait go on with, by context. The lock is not the sanitizer's to see: it would order what it should not.
+enum { BUCKETS = 1024 };
+static struct waiting {
+    struct waiting *next;
+    void *context;
+    resume_function *resume;
+} *waiting[BUCKETS];
+static char locks[BUCKETS];
+
+static unsigned bucket_of(void *context) { return (unsigned)(((uintptr_t)context >> 4) * 2654435761u) % BUCKETS; }
+
+static void lock(unsigned bucket) {
+    while (__atomic_test_and_set(&locks[bucket], __ATOMIC_ACQUIRE)) sched_yield();
+}
+
+static void unlock(unsigned bucket) { __atomic_clear(&locks[bucket], __ATOMIC_RELEASE); }
+
+static void put(void *context, resume_function *resume) {
+    struct waiting *entry = malloc(sizeof *entry);
+    if (!entry) abort();
+    unsigned bucket = bucket_of(context);
+    lock(bucket);
+    *entry = (struct waiting){waiting[bucket], context, resume};
+    waiting[bucket] = entry;
+    unlock(bucket);
+}
+
+static resume_function *take(void *context) {
+    unsigned bucket = bucket_of(context);
+    lock(bucket);
+    struct waiting **link = &waiting[bucket];
+    while (*link && (*link)->context != context) link = &(*link)->next;
+    struct waiting *entry = *link;
+    if (!entry) abort();
+    *link = entry->next;
+    unlock(bucket);
+    resume_function *resume = entry->resume;
+    free(entry);
+    return resume;
+}
+
+static SWIFT void *current_task(void) {
     SWIFT void *(*current)(void) = next("swift_task_getCurrent");
-    acquire(current());
+    return current();
+}
+
+static ASYNC void resumed(__attribute__((swift_async_context)) void *context) {
+    resume_function *resume = take(context);
+    acquire(current_task());
+    __attribute__((musttail)) return resume(context);
+}
+
+ASYNC void swift_continuation_await(struct async_context *context) {
+    ASYNC void (*real)(struct async_context *) = next("swift_continuation_await");
+    put(context, context->resumeParent);
+    context->resumeParent = resumed;
     __attribute__((musttail)) return real(context);
 }
