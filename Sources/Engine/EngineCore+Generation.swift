@@ -47,9 +47,7 @@ extension EngineCore {
         }
         shared.snapshot.withLock { snapshot in
             snapshot.generatedTokensTotal += UInt64(delivered)
-            snapshot.speculation.rounds += speculation.rounds
-            snapshot.speculation.drafted += speculation.drafted
-            snapshot.speculation.accepted += speculation.accepted
+            snapshot.speculation += speculation
         }
         // Tokens go out before the next ones are drafted.
         if !runs.isEmpty { onEvent(.tokens(runs)) }

@@ -15,12 +15,7 @@ extension Evaluation {
                     firstPage: firstPage, slot: position + 1, token: following, source: position - range.lowerBound))
         }
         var hooks = ForwardHooks()
-        if let hidden = taps.hidden {
-            hooks.hidden = { index, rows in
-                hidden(range.lowerBound, index, rows)
-                return
-            }
-        }
+        if let hidden = taps.hidden { hooks.hidden = { hidden(range.lowerBound, $0, $1) } }
         if let decided = taps.decided { hooks.decided = { decided(range.lowerBound, $1) } }
         model.model.draft(batch, chained: false, workspace: workspace, pool: pool, hooks: hooks)
         taps.logits(
@@ -37,17 +32,13 @@ extension Evaluation {
         var ids = [mostLikely(values)]
         var batch = DraftBatch()
         let firstPage = batch.addPages(pages(session, tokens: position + 1 + count))
+        batch.append(DraftBatch.Row(firstPage: firstPage, slot: position + 2, token: ids[0], source: row))
         while ids.count < count {
-            batch.clear()
-            _ = batch.addPages(pages(session, tokens: position + 1 + count))
-            batch.append(
-                DraftBatch.Row(
-                    firstPage: firstPage, slot: position + 1 + ids.count, token: ids[ids.count - 1],
-                    source: ids.count == 1 ? row : 0))
             model.model.draft(batch, chained: true, workspace: workspace, pool: pool, hooks: ForwardHooks())
             let last = Array(Self.buffer(logits, row: 0))
             ids.append(mostLikely(last))
             values += last
+            batch.advance(1) { _ in ids[ids.count - 1] }
         }
         return (ids, values)
     }

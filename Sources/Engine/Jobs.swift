@@ -112,6 +112,12 @@ package struct SpeculationStats: Sendable, Equatable {
         self.drafted += UInt64(drafted)
         self.accepted += UInt64(accepted)
     }
+
+    package static func += (sum: inout SpeculationStats, more: SpeculationStats) {
+        sum.rounds += more.rounds
+        sum.drafted += more.drafted
+        sum.accepted += more.accepted
+    }
 }
 
 /// What a decode job came to, and where its time went.

@@ -21,6 +21,9 @@ package struct LoadOptions: Sendable {
 
     package static let defaultLatentEpsilon: Float = 1e-6
 
+    /// The longest sequence that is served.
+    func servedContext(_ common: CommonConfig) -> Int { min(contextLimit ?? common.contextLimit, common.contextLimit) }
+
     package init() {}
 }
 
@@ -70,30 +73,27 @@ package final class LoadedModel: Sendable {
         if let limit = options.contextLimit, limit < 1 {
             throw .invalid(field: "context limit", reason: "\(limit) is not positive")
         }
+        let model: any Model
+        let rotary: RotaryEmbedding
+        var suffix = ""
         switch checkpoint.config {
         case .llama(let config):
-            let model = try LlamaModel(
+            let llama = try LlamaModel(
                 checkpoint: checkpoint, config: config, options: options, table: table, pool: pool)
-            let suffix = model.rotary.dependsOnServedContext ? "-\(model.facts.contextLimit)" : ""
-            return LoadedModel(
-                model: model, checkpoint: checkpoint, options: options, table: table,
-                fingerprint: fingerprint + suffix)
+            (model, rotary) = (llama, llama.stack.rotary)
         case .qwen3Moe(let config):
-            let model = try Qwen3MoeModel(
+            let qwen = try Qwen3MoeModel(
                 checkpoint: checkpoint, config: config, options: options, table: table, pool: pool)
-            let suffix = model.rotary.dependsOnServedContext ? "-\(model.facts.contextLimit)" : ""
-            return LoadedModel(
-                model: model, checkpoint: checkpoint, options: options, table: table,
-                fingerprint: fingerprint + suffix)
+            (model, rotary) = (qwen, qwen.stack.rotary)
         case .glm5(let config):
-            let model = try GLM5Model(
+            let glm = try GLM5Model(
                 checkpoint: checkpoint, config: config, options: options, table: table, pool: pool)
-            var suffix = model.rotary.dependsOnServedContext ? "-\(model.facts.contextLimit)" : ""
-            if options.latentEpsilon != LoadOptions.defaultLatentEpsilon { suffix += "-\(options.latentEpsilon)" }
-            return LoadedModel(
-                model: model, checkpoint: checkpoint, options: options, table: table,
-                fingerprint: fingerprint + suffix)
+            (model, rotary) = (glm, glm.rotary)
+            if options.latentEpsilon != LoadOptions.defaultLatentEpsilon { suffix = "-\(options.latentEpsilon)" }
         }
+        if rotary.dependsOnServedContext { suffix = "-\(model.facts.contextLimit)" + suffix }
+        return LoadedModel(
+            model: model, checkpoint: checkpoint, options: options, table: table, fingerprint: fingerprint + suffix)
     }
 
     /// Throws unless the checkpoint has a layer that drafts tokens for speculative decoding.

@@ -36,6 +36,11 @@ package struct ForwardHooks {
         self.hidden = hidden
         self.decided = decided
     }
+
+    /// `decided` for one layer.
+    func decisions(of layer: Int) -> ((Decision) -> Void)? {
+        decided.map { decided in { decided(layer, $0) } }
+    }
 }
 
 /// What a layer decided for the rows of a batch. Pointers are valid during the call.

@@ -231,7 +231,7 @@ package struct Scheduler: Sendable {
     }
 
     /// How many of a sequence's drafts have a place in its pages. More pages are taken while some are free, for these
-    /// drafts and those after them; nobody is preempted for that.
+    /// drafts and those after them. Nobody is preempted for that at once, but a sequence planned later may lack them.
     private mutating func roomForDrafts(_ handle: SequenceHandle, pool: inout SlotPool) -> Int {
         guard limits.drafts > 0 else { return 0 }
         let (count, drafts) = (self[handle].tokens.count, self[handle].drafts.count)

@@ -54,6 +54,14 @@ package final class WeightLoader {
         self.pool = pool
     }
 
+    /// What is known of the model whose weights were loaded.
+    func facts(_ common: CommonConfig, contextLimit: Int, hiddenStateCount: Int) -> ModelFacts {
+        ModelFacts(
+            name: checkpoint.name, architecture: common.architecture.rawValue, layerCount: common.layerCount,
+            hiddenSize: common.hiddenSize, vocabularySize: common.vocabularySize, hiddenStateCount: hiddenStateCount,
+            contextLimit: contextLimit, parameterCount: parameterCount, weightBytes: packedBytes)
+    }
+
     package var parameterCount: Int {
         checkpoint.tensors.reduce(0) { $0 + $1.elementCount }
     }

@@ -83,7 +83,8 @@ package final class ActivationBuffer {
         prepare(counts, columns: columns, encodings)
         segments.withUnsafeBufferPointer { segments in
             pool.run(tiles) { tile, worker in
-                let segment = segments[Self.place(of: tile, in: segments)]
+                // The last of several that begin there: those before it are empty.
+                let segment = segments.last(atOrBefore: tile, begin: \.firstTile)
                 let own = tile - segment.firstTile
                 let first = segment.firstRow + own * Self.tileRows
                 let end = min(first + Self.tileRows, segment.firstRow + segment.rows)
@@ -98,16 +99,6 @@ package final class ActivationBuffer {
 
     /// Tiles of all segments.
     private(set) var tiles = 0
-
-    /// The last segment that begins at or before the tile, and is not empty.
-    private static func place(of tile: Int, in segments: UnsafeBufferPointer<Segment>) -> Int {
-        var (low, high) = (0, segments.count)
-        while high - low > 1 {
-            let middle = (low + high) / 2
-            if segments[middle].firstTile <= tile { low = middle } else { high = middle }
-        }
-        return low
-    }
 
     /// The C view of a segment.
     func view(_ segment: Int) -> ck_activations { view(segments[segment]) }

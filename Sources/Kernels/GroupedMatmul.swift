@@ -33,7 +33,7 @@ package func matmul(_ jobs: [MatmulJob], pool: ComputePool) {
         }
         pieces.withUnsafeBufferPointer { pieces in
             pool.run(tasks) { task in
-                let piece = pieces[MatmulPiece.place(of: task, in: pieces)]
+                let piece = pieces.last(atOrBefore: task, begin: \.firstTask)
                 let own = task - piece.firstTask
                 let groups = piece.plan.groups(own % piece.plan.groupChunks)
                 let tiles = piece.plan.tiles(own / piece.plan.groupChunks)
@@ -73,20 +73,10 @@ private func append(
     }
 }
 
-/// A part of a product and its tasks.
+/// A part of a product and its tasks, of which there are some.
 private struct MatmulPiece {
     var firstTask: Int
     var plan: MatmulPlan
     var table: UnsafePointer<ck_table>
     var call: ck_matmul
-
-    /// The piece a task belongs to; every piece has tasks.
-    static func place(of task: Int, in pieces: UnsafeBufferPointer<MatmulPiece>) -> Int {
-        var (low, high) = (0, pieces.count)
-        while high - low > 1 {
-            let middle = (low + high) / 2
-            if pieces[middle].firstTask <= task { low = middle } else { high = middle }
-        }
-        return low
-    }
 }

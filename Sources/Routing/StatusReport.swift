@@ -99,9 +99,9 @@ extension RoutingCore {
     /// How evenly tokens went to experts; null without experts.
     private func expertReport(_ balance: ExpertBalance?) -> JSON {
         guard let balance else { return .null }
-        func rounded(_ value: Double) -> JSON { .double((value * 1000).rounded() / 1000) }
         return [
-            "mean_imbalance": rounded(balance.meanImbalance), "worst_imbalance": rounded(balance.worstImbalance),
+            "mean_imbalance": .thousandths(balance.meanImbalance),
+            "worst_imbalance": .thousandths(balance.worstImbalance),
             "worst_layer": .int(Int64(balance.worstLayer)), "worst_expert": .int(Int64(balance.worstExpert)),
         ]
     }

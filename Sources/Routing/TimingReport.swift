@@ -1,14 +1,18 @@
 import ControlPlane
 package import OrderedJSON
 
+extension JSON {
+    /// A number to three places.
+    static func thousandths(_ value: Double) -> JSON { .double((value * 1000).rounded() / 1000) }
+}
+
 extension Speculation {
     /// Null before the first round.
     var report: JSON {
         guard let acceptLength, let acceptRate else { return .null }
-        func rounded(_ value: Double) -> JSON { .double((value * 1000).rounded() / 1000) }
         return [
             "rounds": .int(Int64(rounds)), "drafted": .int(Int64(drafted)), "accepted": .int(Int64(accepted)),
-            "accept_length": rounded(acceptLength), "accept_rate": rounded(acceptRate),
+            "accept_length": .thousandths(acceptLength), "accept_rate": .thousandths(acceptRate),
         ]
     }
 }
@@ -62,6 +66,6 @@ extension RunTimeline {
     /// To a thousandth; null where it was not measured.
     private static func milliseconds(_ duration: Duration?) -> JSON {
         guard let duration else { return .null }
-        return .double((duration / .microseconds(1)).rounded() / 1000)
+        return .thousandths(duration / .milliseconds(1))
     }
 }

@@ -74,7 +74,7 @@ extension GLM5Model {
             }
             finish(
                 drafts.layer, count, reusesSelection: reuses, memory, pool,
-                decided: hooks.decided.map { decided in { decided(layer, $0) } })
+                decided: hooks.decisions(of: layer))
         }
         hooks.hidden?(0, rows.residual(count))
         rows.norm(count, drafts.outputNorm, epsilon: config.normEpsilon, table, pool)

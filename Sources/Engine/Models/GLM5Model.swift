@@ -11,13 +11,7 @@ package final class GLM5Model: Model {
     struct Layer: Sendable {
         let attention: LatentAttention
         let planes: LatentAttention.Planes
-        let feedForward: FeedForwardKind
-    }
-
-    enum FeedForwardKind: Sendable {
-        case dense(FeedForward)
-        /// With its place among the layers that have experts.
-        case experts(ExpertMixture, Int)
+        let feedForward: FeedForwardLayer
     }
 
     struct DraftLayer: Sendable {
@@ -56,7 +50,7 @@ package final class GLM5Model: Model {
         self.config = config
         self.table = table
         sharesDraftSelection = options.sharesDraftSelection ?? config.sharesDraftSelection
-        let contextLimit = min(options.contextLimit ?? config.common.contextLimit, config.common.contextLimit)
+        let contextLimit = options.servedContext(config.common)
         rotary = try RotaryEmbedding(
             config.rope, trainedContext: config.common.contextLimit, servedContext: contextLimit)
         layout = try config.pageLayout(options, draftLayer: hasDraft)
@@ -73,11 +67,8 @@ package final class GLM5Model: Model {
         outputNorm = try loader.norm(GLM5Tensor.outputNorm.name)
         head = try loader.matrix([GLM5Tensor.output.name], biases: nil)
         drafts = hasDraft ? try loader.glm5DraftLayer(config, geometry, layout) : nil
-        facts = ModelFacts(
-            name: checkpoint.name, architecture: config.common.architecture.rawValue,
-            layerCount: config.common.layerCount, hiddenSize: config.common.hiddenSize,
-            vocabularySize: config.common.vocabularySize, hiddenStateCount: config.common.layerCount + 2,
-            contextLimit: contextLimit, parameterCount: loader.parameterCount, weightBytes: loader.packedBytes)
+        facts = loader.facts(
+            config.common, contextLimit: contextLimit, hiddenStateCount: config.common.layerCount + 2)
     }
 
     /// Layers with experts, the draft layer included.
@@ -137,7 +128,7 @@ package final class GLM5Model: Model {
                 rows.keepResidual(batch.logitRows)
                 rows.keepAngles(batch.logitRows, pairs: geometry.shape.rope / 2)
             }
-            finish(layer, active, memory, pool, decided: hooks.decided.map { decided in { decided(index, $0) } })
+            finish(layer, active, memory, pool, decided: hooks.decisions(of: index))
             hooks.hidden?(index + 1, rows.residual(active))
         }
         return active
@@ -151,16 +142,9 @@ package final class GLM5Model: Model {
         layer.attention.attend(
             count, layer.planes, reusesSelection: reusesSelection, geometry, memory.attention, memory.rows,
             decided: decided, table: table, pool: pool)
-        switch layer.feedForward {
-        case .dense(let feedForward):
-            feedForward.run(
-                count, epsilon: config.normEpsilon, memory.rows, inner: memory.inner, table: table, pool: pool)
-        case .experts(let mixture, let place):
-            mixture.run(
-                count, epsilon: config.normEpsilon, memory.rows, memory.mixture,
-                load: &memory.expertLoads[place].tokens,
-                decided: decided, table: table, pool: pool)
-        }
+        layer.feedForward.run(
+            count, epsilon: config.normEpsilon, memory.rows, memory.feedForward, decided: decided, table: table,
+            pool: pool)
     }
 
     /// Logits of `count` normed rows, of which `source` tells the row.
@@ -180,17 +164,15 @@ package final class GLM5Model: Model {
 final class GLM5Workspace: ModelWorkspace {
     let rows: RowScratch
     let attention: LatentMemory
-    let mixture: ExpertMixture.Memory
+    let feedForward: FeedForwardLayer.Memory
     let logits: FloatRows
-    /// [rows][gate | up] of dense layers
-    let inner: UnsafeMutablePointer<Float>
     /// What the last draft pass made of its rows: [rows][hidden].
     let drafted: FloatRows
     /// Hidden states that rows to draft from build on.
     var sources: [UnsafePointer<Float>] = []
     /// The rows of the batch that `sources` are for.
     var draftRows: [Int] = []
-    package var expertLoads: [ExpertLoad]
+    var expertLoads: [ExpertLoad] { feedForward.expertLoads }
     private let scratch: Scratch
 
     init(model: GLM5Model, rows: Int, logitRows: Int, pool: ComputePool) throws(EngineError) {
@@ -205,14 +187,11 @@ final class GLM5Workspace: ModelWorkspace {
         attention = try LatentMemory(
             geometry, rows: rows, positions: model.facts.contextLimit + 1 + EngineOptions.draftsMax,
             table: model.table, pool: pool)
-        mixture = try ExpertMixture.Memory(
-            config.mixture, rows: rows, hiddenSize: hidden, table: model.table, pool: pool)
-        expertLoads = model.mixtureLayers.map { ExpertLoad(layer: $0, experts: config.mixture.expertCount) }
-        scratch = try Scratch(floats: [
-            logitRows * model.facts.vocabularySize, rows * 2 * config.denseSize, rows * hidden,
-        ])
+        feedForward = try FeedForwardLayer.Memory(
+            rows: rows, hiddenSize: hidden, denseSize: config.denseSize, mixture: config.mixture,
+            mixtureLayers: model.mixtureLayers, table: model.table, pool: pool)
+        scratch = try Scratch(floats: [logitRows * model.facts.vocabularySize, rows * hidden])
         logits = FloatRows(scratch[0], rows: logitRows, columns: model.facts.vocabularySize)
-        inner = scratch[1]
-        drafted = FloatRows(scratch[2], rows: rows, columns: hidden)
+        drafted = FloatRows(scratch[1], rows: rows, columns: hidden)
     }
 }

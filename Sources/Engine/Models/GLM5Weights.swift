@@ -68,7 +68,7 @@ extension WeightLoader {
             absorb: heads.absorb, expand: heads.expand, output: try matrix([name(.attentionOutput)], biases: nil),
             indexNorm: ownsIndexer ? (try norm(name(.indexKeyNorm)), try norm(name(.indexKeyNormBias))) : nil)
         let mlpNorm = try norm(name(.mlpNorm))
-        let feedForward: GLM5Model.FeedForwardKind
+        let feedForward: FeedForwardLayer
         if let sparse {
             feedForward = .experts(try glm5Mixture(index, config, mlpNorm), sparse)
         } else {
