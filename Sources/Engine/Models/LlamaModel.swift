@@ -35,13 +35,8 @@ package final class LlamaModel: Model {
         let contextLimit = min(options.contextLimit ?? config.common.contextLimit, config.common.contextLimit)
         rotary = try RotaryEmbedding(
             config.rope, trainedContext: config.common.contextLimit, servedContext: contextLimit)
-        layout = try .keysAndValues(
-            architecture: "llama", layers: config.common.layerCount, heads: config.keyValueHeadCount,
-            width: config.headDimension, options)
-        geometry = try GroupedQueryAttention.Geometry(
-            heads: config.headCount, kvHeads: config.keyValueHeadCount, headDimension: config.headDimension,
-            pairing: config.rope.pairing, rotaryDimensions: rotary.rotaryDimensions, epsilon: config.normEpsilon,
-            layout: layout)
+        layout = try config.pageLayout(options)
+        geometry = try config.geometry(layout)
         let names = { (tensor: LlamaTensor) in tensor.name(in: checkpoint.format) }
         embedding = try loader.embedding(names(.embedding))
         layers = try Self.loadLayers(config, loader, names)
@@ -142,5 +137,21 @@ private final class LlamaWorkspace: ModelWorkspace {
         scratch = try Scratch(floats: [logitRows * model.facts.vocabularySize, rows * 2 * config.intermediateSize])
         logits = FloatRows(scratch[0], rows: logitRows, columns: model.facts.vocabularySize)
         inner = scratch[1]
+    }
+}
+
+extension LlamaConfig {
+    /// What a page holds of each layer. Throws `invalid` for page tokens out of range.
+    func pageLayout(_ options: LoadOptions) throws(EngineError) -> PageLayout {
+        try .keysAndValues(
+            architecture: common.architecture.rawValue, layers: common.layerCount, heads: keyValueHeadCount,
+            width: headDimension, options)
+    }
+
+    /// Throws `invalid` for a shape that attention or the pages don't take.
+    func geometry(_ layout: PageLayout) throws(EngineError) -> GroupedQueryAttention.Geometry {
+        try GroupedQueryAttention.Geometry(
+            heads: headCount, kvHeads: keyValueHeadCount, headDimension: headDimension, pairing: rope.pairing,
+            rotaryDimensions: rope.dimensions, epsilon: normEpsilon, layout: layout)
     }
 }

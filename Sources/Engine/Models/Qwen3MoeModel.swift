@@ -37,13 +37,8 @@ package final class Qwen3MoeModel: Model {
         let contextLimit = min(options.contextLimit ?? config.common.contextLimit, config.common.contextLimit)
         rotary = try RotaryEmbedding(
             config.rope, trainedContext: config.common.contextLimit, servedContext: contextLimit)
-        layout = try .keysAndValues(
-            architecture: config.common.architecture.rawValue, layers: config.common.layerCount,
-            heads: config.keyValueHeadCount, width: config.headDimension, options)
-        geometry = try GroupedQueryAttention.Geometry(
-            heads: config.headCount, kvHeads: config.keyValueHeadCount, headDimension: config.headDimension,
-            pairing: config.rope.pairing, rotaryDimensions: rotary.rotaryDimensions, epsilon: config.normEpsilon,
-            layout: layout)
+        layout = try config.pageLayout(options)
+        geometry = try config.geometry(layout)
         embedding = try loader.embedding(Qwen3MoeTensor.embedding.name)
         var layers: [Layer] = []
         for index in 0..<config.common.layerCount { layers.append(try Self.load(index, config, loader)) }
@@ -169,5 +164,21 @@ private final class Qwen3MoeWorkspace: ModelWorkspace {
         scratch = try Scratch(floats: [logitRows * model.facts.vocabularySize, rows * 2 * config.denseSize])
         logits = FloatRows(scratch[0], rows: logitRows, columns: model.facts.vocabularySize)
         inner = scratch[1]
+    }
+}
+
+extension Qwen3MoeConfig {
+    /// What a page holds of each layer. Throws `invalid` for page tokens out of range.
+    func pageLayout(_ options: LoadOptions) throws(EngineError) -> PageLayout {
+        try .keysAndValues(
+            architecture: common.architecture.rawValue, layers: common.layerCount, heads: keyValueHeadCount,
+            width: headDimension, options)
+    }
+
+    /// Throws `invalid` for a shape that attention or the pages don't take.
+    func geometry(_ layout: PageLayout) throws(EngineError) -> GroupedQueryAttention.Geometry {
+        try GroupedQueryAttention.Geometry(
+            heads: headCount, kvHeads: keyValueHeadCount, headDimension: headDimension, pairing: rope.pairing,
+            rotaryDimensions: rope.dimensions, epsilon: normEpsilon, layout: layout)
     }
 }
