@@ -51,11 +51,14 @@ package struct PageLayout: Sendable, Equatable {
     /// Every plane starts on a cache line.
     private static let alignment = 64
 
+    /// Whether a page may hold that many tokens.
+    package static func isValid(pageTokens: Int) -> Bool { (16...1024).contains(pageTokens) && pageTokens % 16 == 0 }
+
     /// Throws `invalid` when `pageTokens` is no multiple of 16 in 16...1024.
     package init(
         architecture: String, kvType: CacheType, pageTokens: Int, layers: [[Plane]]
     ) throws(EngineError) {
-        guard (16...1024).contains(pageTokens), pageTokens % 16 == 0 else {
+        guard Self.isValid(pageTokens: pageTokens) else {
             throw .invalid(field: "page tokens", reason: "\(pageTokens) is no multiple of 16 in 16...1024")
         }
         self.architecture = architecture
@@ -81,6 +84,12 @@ package struct PageLayout: Sendable, Equatable {
 
     package var layerCount: Int { layers.count }
     package var pageBytes: Int { layerOffsets[layers.count] }
+
+    /// Bytes of one token's elements and their scales. What a page keeps once, and what it leaves free so that planes
+    /// begin on cache lines, is not counted.
+    package var tokenBytes: Int {
+        layers.joined().reduce(0) { $0 + ($1.storage == .page ? 0 : $1.bytes(kvType, tokens: 1)) }
+    }
 
     /// From a page's base to a plane.
     package func planeOffset(_ layer: Int, _ plane: Int) -> Int { layerOffsets[layer] + planeOffsets[layer][plane] }

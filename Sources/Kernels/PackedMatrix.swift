@@ -157,6 +157,12 @@ package final class PackedMatrix: Sendable {
         return Int(table.table.pointee.group_bytes(source.type.code, Int64(columns)))
     }
 
+    /// Bytes of memory that a source of that shape takes once it is packed, whatever the table. `columns` are whole
+    /// blocks of the type.
+    package static func byteCount(_ type: ElementType, rows: Int, columns: Int) -> Int {
+        (rows + 15) / 16 * Int(KernelTable.best.table.pointee.group_bytes(type.code, Int64(columns)))
+    }
+
     private func pack(_ sources: [MatrixSource], pool: ComputePool) {
         for (part, source) in zip(parts, sources) {
             let rowBytes = source.bytes.count / source.rows

@@ -77,15 +77,10 @@ package final class Checkpoint: Sendable {
     private init(
         path: String, directory: String, _ tensors: SafetensorsCheckpoint?
     ) throws(ModelFormatError) {
-        let configPath = directory + "/config.json"
         self.path = path
         let last = FileTree.name(path)
         name = last.hasSuffix(".safetensors") ? String(last.dropLast(".safetensors".count)) : last
-        config = try ModelConfig(
-            huggingFace: try JSONFile.read(configPath, maxBytes: Self.maxConfigBytes),
-            generation: try JSONFile.readIfPresent(
-                directory + "/generation_config.json", maxBytes: Self.maxConfigBytes),
-            subject: configPath)
+        config = try ModelConfig(file: directory + "/config.json")
         files = .safetensors(directory: directory, tensors)
     }
 

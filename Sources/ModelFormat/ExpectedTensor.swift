@@ -6,12 +6,18 @@ package struct ExpectedTensor: Sendable, Equatable {
     package let isOptional: Bool
     /// Not nil for a matrix that may be of 8-bit floats: then a tensor of scales belongs to it, one for each such block.
     package let block: WeightBlock?
+    /// What published checkpoints of such a config store it as. Others are free to differ.
+    package let publishedType: TensorType
 
-    package init(name: String, shape: [Int], isOptional: Bool = false, block: WeightBlock? = nil) {
+    package init(
+        name: String, shape: [Int], isOptional: Bool = false, block: WeightBlock? = nil,
+        publishedType: TensorType = .bf16
+    ) {
         self.name = name
         self.shape = shape
         self.isOptional = isOptional
         self.block = block
+        self.publishedType = publishedType
     }
 }
 

@@ -124,8 +124,16 @@ extension GLM5Config {
             case .output, .expert: true
             case .layer(_, let role): role.isQuantisable
             }
+        let block = isQuantisable ? weightBlock : nil
+        let publishedType: TensorType =
+            switch tensor {
+            case .layer(_, .routerBias): .f32
+            // Left as they are when all else is quantised.
+            case .output, .layer(_, .draftProjection): .bf16
+            default: block == nil ? .bf16 : .f8E4M3
+            }
         return ExpectedTensor(
-            name: tensor.name, shape: shape(of: tensor), block: isQuantisable ? weightBlock : nil)
+            name: tensor.name, shape: shape(of: tensor), block: block, publishedType: publishedType)
     }
 
     /// What a layer consists of, its experts apart; `layer` may be the draft layer.

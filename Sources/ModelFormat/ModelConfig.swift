@@ -154,6 +154,15 @@ package enum ModelConfig: Sendable, Equatable {
         guard fields.problems.isEmpty else { throw ModelFormatError(.config, subject, fields.problems) }
     }
 
+    /// From a `config.json`, whatever its name, and the `generation_config.json` beside it if there is one.
+    package init(file path: String) throws(ModelFormatError) {
+        self = try ModelConfig(
+            huggingFace: try JSONFile.read(path, maxBytes: Checkpoint.maxConfigBytes),
+            generation: try JSONFile.readIfPresent(
+                FileTree.parent(path) + "/generation_config.json", maxBytes: Checkpoint.maxConfigBytes),
+            subject: path)
+    }
+
     /// From a GGUF file's metadata, and the few small tensors that belong to its config.
     package init(gguf file: GGUFFile) throws(ModelFormatError) {
         var fields = ConfigFields { file.field($0) }

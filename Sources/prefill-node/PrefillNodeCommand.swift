@@ -8,7 +8,7 @@ struct PrefillNodeCommand: AsyncParsableCommand {
         commandName: "prefill-node",
         abstract: "Computes prompts and writes their KV pages to decode nodes.",
         version: NodeProcess.version,
-        subcommands: [ServeCommand.self, CheckCommand.self, EvalCommand.self],
+        subcommands: [ServeCommand.self, CheckCommand.self, EvalCommand.self, PlanCommand.self],
         defaultSubcommand: ServeCommand.self)
 }
 

@@ -24,6 +24,12 @@ import Testing
         #expect(config.indexerRopePairing == .interleaved)
     }
 
+    /// Other test targets read the same configs from files.
+    @Test func publishedConfigsAreThoseOfTheFixtures() throws {
+        #expect(try Fixture.publishedConfig("glm5") == .object(PublishedConfig.glm5))
+        #expect(try Fixture.publishedConfig("glm52") == .object(PublishedConfig.glm52))
+    }
+
     @Test func publishedGLM52() throws {
         let config = try glm5(from: PublishedConfig.glm52)
         #expect(config.ownsIndexer.count { $0 } == 21 && config.ownsIndexer.count == 78)

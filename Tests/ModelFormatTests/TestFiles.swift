@@ -67,6 +67,10 @@ enum Fixture {
         return try JSON.parse(bytes(sibling("\(folder)/\(model)/config.json"))).object ?? [:]
     }
 
+    static func publishedConfig(_ model: String) throws -> JSON {
+        try JSON.parse(bytes(sibling("../Fixtures/published-configs/\(model).json")))
+    }
+
     static func bytes(_ path: String) throws -> [UInt8] {
         try MappedFile(path: path).withBytes { Array($0) }
     }

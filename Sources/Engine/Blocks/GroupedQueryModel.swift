@@ -31,6 +31,35 @@ struct GroupedQueryStack: Sendable {
     }
 }
 
+/// What the configs of these architectures have in common.
+protocol GroupedQueryConfig {
+    var common: CommonConfig { get }
+    var headCount: Int { get }
+    var keyValueHeadCount: Int { get }
+    var headDimension: Int { get }
+    var rope: RopeConfig { get }
+    var normEpsilon: Float { get }
+}
+
+extension LlamaConfig: GroupedQueryConfig {}
+extension Qwen3MoeConfig: GroupedQueryConfig {}
+
+extension GroupedQueryConfig {
+    /// What a page holds of each layer. Throws `invalid` for page tokens out of range.
+    func pageLayout(_ options: LoadOptions) throws(EngineError) -> PageLayout {
+        try .keysAndValues(
+            architecture: common.architecture.rawValue, layers: common.layerCount, heads: keyValueHeadCount,
+            width: headDimension, options)
+    }
+
+    /// Throws `invalid` for a shape that attention or the pages don't take.
+    func geometry(_ layout: PageLayout) throws(EngineError) -> GroupedQueryAttention.Geometry {
+        try GroupedQueryAttention.Geometry(
+            heads: headCount, kvHeads: keyValueHeadCount, headDimension: headDimension, pairing: rope.pairing,
+            rotaryDimensions: rope.dimensions, epsilon: normEpsilon, layout: layout)
+    }
+}
+
 extension GroupedQueryModel {
     package func makeWorkspace(
         rows: Int, logitRows: Int, pool: ComputePool

@@ -21,14 +21,8 @@ package final class LlamaModel: GroupedQueryModel {
         let contextLimit = options.servedContext(config.common)
         let rotary = try RotaryEmbedding(
             config.rope, trainedContext: config.common.contextLimit, servedContext: contextLimit)
-        layout = try .keysAndValues(
-            architecture: config.common.architecture.rawValue, layers: config.common.layerCount,
-            heads: config.keyValueHeadCount,
-            width: config.headDimension, options)
-        let geometry = try GroupedQueryAttention.Geometry(
-            heads: config.headCount, kvHeads: config.keyValueHeadCount, headDimension: config.headDimension,
-            pairing: config.rope.pairing, rotaryDimensions: rotary.rotaryDimensions, epsilon: config.normEpsilon,
-            layout: layout)
+        layout = try config.pageLayout(options)
+        let geometry = try config.geometry(layout)
         let names = { (tensor: LlamaTensor) in tensor.name(in: checkpoint.format) }
         stack = GroupedQueryStack(
             table: table, rotary: rotary, geometry: geometry,

@@ -17,13 +17,8 @@ package final class Qwen3MoeModel: GroupedQueryModel {
         let contextLimit = options.servedContext(config.common)
         let rotary = try RotaryEmbedding(
             config.rope, trainedContext: config.common.contextLimit, servedContext: contextLimit)
-        layout = try .keysAndValues(
-            architecture: config.common.architecture.rawValue, layers: config.common.layerCount,
-            heads: config.keyValueHeadCount, width: config.headDimension, options)
-        let geometry = try GroupedQueryAttention.Geometry(
-            heads: config.headCount, kvHeads: config.keyValueHeadCount, headDimension: config.headDimension,
-            pairing: config.rope.pairing, rotaryDimensions: rotary.rotaryDimensions, epsilon: config.normEpsilon,
-            layout: layout)
+        layout = try config.pageLayout(options)
+        let geometry = try config.geometry(layout)
         var layers: [GroupedQueryStack.Layer] = []
         for index in 0..<config.common.layerCount { layers.append(try Self.load(index, config, loader)) }
         let output = config.tiedEmbeddings ? Qwen3MoeTensor.embedding : .output
