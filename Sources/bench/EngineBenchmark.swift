@@ -27,7 +27,7 @@ struct EngineBenchmark: AsyncParsableCommand {
         let chosen = isa.flatMap { ISA(rawValue: $0) }
         if let isa, chosen == nil { throw ValidationError("--isa \(isa) is no instruction set") }
         let model = try subject.load(isa: chosen)
-        let speed = EngineSpeed(model: model, threads: subject.threads, repetitions: repetitions)
+        var speed = EngineSpeed(model: model, threads: subject.threads, repetitions: repetitions)
         let prefill = try await speed.measure(role: .prefill, tokens: prompt)
         let decode = try await speed.measure(role: .decode, tokens: generate)
         let result: JSON = .object(

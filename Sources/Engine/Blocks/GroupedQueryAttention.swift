@@ -156,9 +156,11 @@ struct GroupedQueryAttention: Sendable {
                 pool: pool)
         }
         let active = logitRowsOnly ? batch.logitRows.count : batch.rowCount
+        rows.times?.lap(.attention)
         rows.activations.encode(
             FloatRows(memory.attention, rows: active, columns: queryWidth), as: output.encodings, pool: pool)
         matmul(output, rows.activations, into: rows.residual(active), adding: true, pool: pool)
+        rows.times?.lap(.projections)
     }
 }
 

@@ -127,6 +127,10 @@ package final class LlamaModel: Model {
 /// Scratch memory of a Llama forward pass.
 private final class LlamaWorkspace: ModelWorkspace {
     let rows: RowScratch
+    package var times: PartTimes? {
+        get { rows.times }
+        set { rows.times = newValue }
+    }
     let attention: GroupedQueryAttention.Memory
     let logits: FloatRows
     /// [rows][gate | up]

@@ -147,6 +147,10 @@ package final class Qwen3MoeModel: Model {
 /// Scratch memory of a Qwen3-MoE forward pass.
 private final class Qwen3MoeWorkspace: ModelWorkspace {
     let rows: RowScratch
+    package var times: PartTimes? {
+        get { rows.times }
+        set { rows.times = newValue }
+    }
     let attention: GroupedQueryAttention.Memory
     let mixture: ExpertMixture.Memory
     let logits: FloatRows
