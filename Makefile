@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 MODEL ?=
 export MODEL
 
-.PHONY: help setup build demo test test-rdma check simulate verify chaos bench bench-rdma docs clean
+.PHONY: help setup build demo test test-rdma check simulate verify chaos bench bench-rdma bench-glm5 docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ bench: ## tokens/s beside llama.cpp, KV handoff beside a plain socket, router ov
 	@scripts/setup.sh packages model bench
 	swift build -c release
 	@Benchmarks/run.py
+
+bench-glm5: ## GLM-5: speed of both phases, time by part, speculation's gain; beside transformers if that is installed
+	@scripts/setup.sh packages
+	swift build -c release
+	@Benchmarks/glm5.py
 
 bench-rdma: ## KV handoff over RDMA beside raw verbs, perftest and our TCP lanes, in a guest (BATON_RDMA_HOST=address: here)
 	@scripts/setup.sh packages $(if $(BATON_RDMA_HOST),,rdma)

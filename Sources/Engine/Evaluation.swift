@@ -8,9 +8,9 @@ import Synchronization
 package final class Evaluation {
     package let model: LoadedModel
     let pool: ComputePool
-    private let chunkTokens: Int
+    let chunkTokens: Int
     let workspace: any ModelWorkspace
-    private var batch = Batch()
+    var batch = Batch()
 
     /// - Parameter chunkTokens: positions per forward pass; rounded up to whole pages.
     package init(model: LoadedModel, threads: Int = 0, chunkTokens: Int = 512) throws(EngineError) {

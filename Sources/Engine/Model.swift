@@ -107,6 +107,8 @@ package protocol ModelWorkspace: AnyObject {
     var logits: FloatRows { get }
     /// Tokens that went to each expert since the workspace was made; empty without experts.
     var expertLoads: [ExpertLoad] { get }
+    /// Told where time goes, if there is one.
+    var times: PartTimes? { get set }
 }
 
 extension ModelWorkspace {

@@ -6,7 +6,10 @@ import Transport
 struct Bench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench", abstract: "Measures parts of Baton; `make bench` puts the figures beside their peers.",
-        subcommands: [EngineBenchmark.self, LaneBenchmarkCommand.self, FenceBenchmark.self, DigestBenchmark.self])
+        subcommands: [
+            EngineBenchmark.self, ExpertBenchmark.self, LaneBenchmarkCommand.self, FenceBenchmark.self,
+            DigestBenchmark.self,
+        ])
 
     static func main() async {
         if runLaneReceiverIfAsked(Array(CommandLine.arguments.dropFirst())) { return }

@@ -34,7 +34,7 @@ struct DigestBenchmark: AsyncParsableCommand {
         let layout = model.layout
         let pages = layout.pages(for: prompt)
         let speeds = try await EngineSpeed(model: model, threads: subject.threads, repetitions: 3)
-            .measure(role: .prefill, tokens: prompt)
+            .measure(role: .prefill, tokens: prompt).speeds
         let compute = median(speeds.map { Double(prompt) / $0 })
 
         var seconds: [DigestMode: [Double]] = [:]

@@ -28,8 +28,8 @@ struct EngineBenchmark: AsyncParsableCommand {
         if let isa, chosen == nil { throw ValidationError("--isa \(isa) is no instruction set") }
         let model = try subject.load(isa: chosen)
         let speed = EngineSpeed(model: model, threads: subject.threads, repetitions: repetitions)
-        let prefill = try await speed.measure(role: .prefill, tokens: prompt)
-        let decode = try await speed.measure(role: .decode, tokens: generate)
+        let prefill = try await speed.measure(role: .prefill, tokens: prompt).speeds
+        let decode = try await speed.measure(role: .decode, tokens: generate).speeds
         let result: JSON = .object(
             JSONObject([
                 ("isa", .string(model.isa.rawValue)), ("threads", .int(Int64(subject.threads))),

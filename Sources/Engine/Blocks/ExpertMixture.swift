@@ -65,9 +65,11 @@ struct ExpertMixture: Sendable {
         route(count, logits, memory, table, pool)
         decided?(memory.routing.decision(count))
         for (expert, rows) in memory.routing.counts.enumerated() { load[expert] += UInt64(rows) }
+        rows.times?.lap(.routing)
 
         compute(count, rows, memory, table, pool)
         combine(count, rows, memory, table, pool)
+        rows.times?.lap(.experts)
     }
 
     private func route(

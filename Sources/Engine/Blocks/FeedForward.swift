@@ -20,5 +20,6 @@ struct FeedForward: Sendable {
             table.siluMultiply(gate: product[row], up: product[row] + size, count: size, into: out)
         }
         matmul(down, scratch.activations, into: scratch.residual(rows), adding: true, pool: pool)
+        scratch.times?.lap(.dense)
     }
 }

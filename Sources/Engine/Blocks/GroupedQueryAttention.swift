@@ -69,6 +69,7 @@ struct GroupedQueryAttention: Sendable {
         rows.encodeNormed(count, norm, epsilon: geometry.epsilon, for: queryKeyValue, table, pool)
         let projected = FloatRows(memory.projected, rows: count, columns: geometry.projectedWidth)
         matmul(queryKeyValue, rows.activations, into: projected, pool: pool)
+        rows.times?.lap(.projections)
 
         let (shape, half) = (geometry.shape, geometry.rotaryDimensions / 2)
         let (queryWidth, keyWidth) = (geometry.queryWidth, geometry.keyWidth)
@@ -156,9 +157,11 @@ struct GroupedQueryAttention: Sendable {
                 pool: pool)
         }
         let active = logitRowsOnly ? batch.logitRows.count : batch.rowCount
+        rows.times?.lap(.attention)
         rows.activations.encode(
             FloatRows(memory.attention, rows: active, columns: queryWidth), as: output.encodings, pool: pool)
         matmul(output, rows.activations, into: rows.residual(active), adding: true, pool: pool)
+        rows.times?.lap(.projections)
     }
 }
 

@@ -73,6 +73,7 @@ extension GroupedQueryModel {
         guard let memory = workspace as? GroupedQueryWorkspace else { preconditionFailure("another model's workspace") }
         let (stack, table, rows, count) = (stack, stack.table, memory.rows, batch.rowCount)
         precondition(count <= rows.rowLimit && batch.logitRows.count <= memory.logits.rows, "a batch too large")
+        rows.times?.begin()
         rows.embed(batch, stack.embedding, stack.rotary, table, pool)
         hooks.hidden?(0, rows.residual(count))
         let last = stack.layers.count - 1
@@ -100,6 +101,7 @@ extension GroupedQueryModel {
         rows.activations.encode(rows.normed(active), as: stack.head.encodings, pool: pool)
         let logits = FloatRows(memory.logits.base, rows: active, columns: facts.vocabularySize)
         matmul(stack.head, rows.activations, into: logits, pool: pool)
+        rows.times?.lap(.head)
         return true
     }
 }
@@ -111,6 +113,10 @@ private final class GroupedQueryWorkspace: ModelWorkspace {
     let feedForward: FeedForwardLayer.Memory
     let logits: FloatRows
     var expertLoads: [ExpertLoad] { feedForward.expertLoads }
+    var times: PartTimes? {
+        get { rows.times }
+        set { rows.times = newValue }
+    }
     private let scratch: Scratch
 
     init(

@@ -124,8 +124,10 @@ struct LatentAttention: Sendable {
         _ rows: RowScratch, decided: ((Decision) -> Void)?, table: KernelTable, pool: ComputePool
     ) {
         projectQueries(count, geometry, memory, rows, table, pool)
+        rows.times?.lap(.projections)
         if let plane = planes.index, !reusesSelection {
             memory.select(count, plane: plane, geometry, table: table, pool: pool)
+            rows.times?.lap(.indexer)
         }
         decided?(.selected(UnsafeBufferPointer(start: memory.selections, count: count)))
         let shape = geometry.shape
@@ -139,7 +141,9 @@ struct LatentAttention: Sendable {
         }
         Kernels.attend(
             shape, jobs: UnsafeBufferPointer(start: memory.jobs, count: count), table: table, pool: pool)
+        rows.times?.lap(.attention)
         takeBack(count, geometry, memory, rows, pool)
+        rows.times?.lap(.projections)
     }
 
     /// Queries of all heads, rotated and taken to the space of the latents; and those of the indexer.

@@ -26,6 +26,8 @@ final class RowScratch {
     let cosines: UnsafeMutablePointer<Float>
     let sines: UnsafeMutablePointer<Float>
     let activations: ActivationBuffer
+    /// Nil, unless somebody wants to know.
+    var times: PartTimes?
     private let scratch: Scratch
 
     /// - Parameter columns: the widest input of any matrix that `activations` is for.

@@ -54,6 +54,7 @@ extension GLM5Model {
         let (rows, count) = (memory.rows, batch.rows.count)
         precondition(count <= rows.rowLimit && count <= memory.logits.rows, "a batch too large")
         guard count > 0 else { return }
+        rows.times?.begin()
         batch.pages.withUnsafeBufferPointer { pages in
             guard let pages = pages.baseAddress else { return }
             memory.sources.removeAll(keepingCapacity: true)
@@ -82,6 +83,7 @@ extension GLM5Model {
         memory.drafted.base.update(from: rows.normed(count).base, count: count * config.common.hiddenSize)
         hooks.hidden?(1, rows.normed(count))
         writeLogits(count, memory, pool) { $0 }
+        rows.times?.lap(.head)
     }
 
     /// Fills the residual stream with what the draft layer starts from, for the rows of `memory.sources`: embedding

@@ -91,6 +91,7 @@ package final class GLM5Model: Model {
             batch.rowCount <= rows.rowLimit && batch.logitRows.count <= memory.logits.rows, "a batch too large")
         return batch.pages.withUnsafeBufferPointer { pages in
             guard let pages = pages.baseAddress else { return true }
+            rows.times?.begin()
             rows.embed(batch, embedding, rotary, table, pool)
             for row in 0..<batch.rowCount {
                 let place = RowPlace(
@@ -104,6 +105,7 @@ package final class GLM5Model: Model {
             hooks.hidden?(layers.count + 1, rows.normed(active))
             // Without a draft layer only rows with logits are left, in their order.
             writeLogits(batch.logitRows.count, memory, pool) { active < batch.rowCount ? $0 : batch.logitRows[$0] }
+            rows.times?.lap(.head)
             guard let drafts else { return true }
             storeDrafts(batch, pages, drafts, memory, pool)
             return hooks.layerStored?(layers.count) ?? true
@@ -163,6 +165,10 @@ package final class GLM5Model: Model {
 /// Scratch memory of a GLM-5 forward pass.
 final class GLM5Workspace: ModelWorkspace {
     let rows: RowScratch
+    package var times: PartTimes? {
+        get { rows.times }
+        set { rows.times = newValue }
+    }
     let attention: LatentMemory
     let feedForward: FeedForwardLayer.Memory
     let logits: FloatRows
