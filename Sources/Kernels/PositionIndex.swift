@@ -60,14 +60,14 @@ extension KernelTable {
             count: Int64(positions.count), queries: queries, weights: weights, scores: scores + positions.lowerBound)
         table.pointee.index_scores(&call)
     }
-}
 
-/// The `wanted` positions with the greatest scores, ascending; the lower position wins a tie. `scores` is indexed by
-/// position. All of them when there are no more. Returns how many.
-package func selectGreatest(
-    _ scores: UnsafePointer<Float>, positions: Range<Int>, wanted: Int, into selected: UnsafeMutablePointer<Int32>
-) -> Int {
-    Int(
-        ck_select_greatest(
-            scores, Int64(positions.lowerBound), Int64(positions.upperBound), Int64(wanted), selected))
+    /// The `wanted` positions with the greatest scores, ascending; the lower position wins a tie. `scores` is indexed by
+    /// position. All of them when there are no more. Returns how many.
+    package func selectGreatest(
+        _ scores: UnsafePointer<Float>, positions: Range<Int>, wanted: Int, into selected: UnsafeMutablePointer<Int32>
+    ) -> Int {
+        Int(
+            table.pointee.select_greatest(
+                scores, Int64(positions.lowerBound), Int64(positions.upperBound), Int64(wanted), selected))
+    }
 }

@@ -70,7 +70,18 @@ struct PositionIndexTests {
         }
     }
 
-    /// Against a stable sort: the greater first, then the lower position. Values repeat a lot, zeros have both signs.
+    /// Against a stable sort: the greater first, then the lower position.
+    private func expectGreatest(_ scores: [Float], positions: Range<Int>, wanted: Int) {
+        let sorted = positions.sorted { scores[$0] > scores[$1] || (scores[$0] == scores[$1] && $0 < $1) }
+        let expected = sorted.prefix(wanted).sorted().map { Int32($0) }
+        for table in tables {
+            var selected = [Int32](repeating: -1, count: max(wanted, scores.count))
+            let found = table.selectGreatest(scores, positions: positions, wanted: wanted, into: &selected)
+            #expect(Array(selected[..<found]) == expected, "\(table.isa), \(wanted) of \(positions)")
+        }
+    }
+
+    /// Values repeat a lot, zeros have both signs.
     @Test(arguments: UInt64(0)..<60)
     func theGreatestAreSelected(seed: UInt64) {
         var numbers = Numbers(seed: seed)
@@ -83,22 +94,44 @@ struct PositionIndexTests {
         let scores = (0..<count).map { _ in
             seed % 3 == 0 ? Float.random(in: -1...1, using: &numbers) : kinds.randomElement(using: &numbers) ?? 0
         }
-        let sorted = (begin..<count).sorted { scores[$0] > scores[$1] || (scores[$0] == scores[$1] && $0 < $1) }
-        let expected = sorted.prefix(wanted).sorted().map { Int32($0) }
-        var selected = [Int32](repeating: -1, count: max(wanted, count))
-        let found = selectGreatest(scores, positions: begin..<count, wanted: wanted, into: &selected)
-        #expect(Array(selected[..<found]) == expected)
+        expectGreatest(scores, positions: begin..<count, wanted: wanted)
     }
 
-    /// Whatever they are, that many come out, ascending and inside.
-    @Test func scoresThatAreNoNumbersDoNoHarm() {
+    /// Of many: at random, with few values, growing, falling, and all the same; up to more than candidates have room for.
+    @Test(arguments: [1, 7, 256, 2048, 4096, 4097, 9000])
+    func theGreatestOfManyAreSelected(wanted: Int) {
+        var numbers = Numbers(seed: UInt64(wanted))
+        let count = 20_011
+        let orders: [[Float]] = [
+            (0..<count).map { _ in Float.random(in: -1...1, using: &numbers) },
+            (0..<count).map { _ in Float(Int.random(in: 0...9, using: &numbers)) },
+            (0..<count).map { Float($0) }, (0..<count).map { Float(-$0) }, Array(repeating: -0.0, count: count),
+            (0..<count).map { _ in -.infinity },
+        ]
+        for scores in orders {
+            expectGreatest(scores, positions: 0..<count, wanted: wanted)
+            expectGreatest(scores, positions: 1003..<count - 1, wanted: wanted)
+        }
+    }
+
+    /// Whatever they are, that many come out, ascending and inside, from every table the same.
+    @Test(arguments: [(90, 17), (5000, 17)])
+    func scoresThatAreNoNumbersDoNoHarm(size: (count: Int, wanted: Int)) {
         var numbers = Numbers(seed: 8)
-        for _ in 0..<200 {
-            let scores = (0..<90).map { _ in Float(bitPattern: UInt32(truncatingIfNeeded: numbers.next())) }
-            var selected = [Int32](repeating: -1, count: 90)
-            #expect(selectGreatest(scores, positions: 3..<90, wanted: 17, into: &selected) == 17)
-            #expect(zip(selected[..<17], selected[1..<17]).allSatisfy { $0 < $1 })
-            #expect(selected[0] >= 3 && selected[16] < 90)
+        for _ in 0..<100 {
+            let scores = (0..<size.count).map { _ in Float(bitPattern: UInt32(truncatingIfNeeded: numbers.next())) }
+            var first: [Int32]?
+            for table in tables {
+                var selected = [Int32](repeating: -1, count: size.count)
+                let found = table.selectGreatest(
+                    scores, positions: 3..<size.count, wanted: size.wanted, into: &selected)
+                #expect(found == size.wanted)
+                let chosen = Array(selected[..<found])
+                #expect(zip(chosen, chosen.dropFirst()).allSatisfy { $0 < $1 })
+                #expect(chosen.allSatisfy { (3..<Int32(size.count)).contains($0) })
+                #expect(first == nil || first == chosen)
+                first = chosen
+            }
         }
     }
 }

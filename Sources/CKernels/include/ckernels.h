@@ -196,6 +196,10 @@ typedef struct {
     void (*attend)(const ck_attention *job);
     void (*attend_latent)(const ck_latent_attention *job);
     void (*index_scores)(const ck_index_scores *job);
+    /// The `wanted` greatest of scores[begin …< end], or all if there are no more, as ascending indices; the lower index
+    /// wins a tie. Returns how many. Zeros of either sign are equal.
+    int64_t (*select_greatest)(
+        const float *scores, int64_t begin, int64_t end, int64_t wanted, int32_t *indices);
 
     void (*dequantise_row)(int32_t type, const uint8_t *row, int64_t columns, float *out);
     void (*to_float)(int32_t type, const void *source, int64_t count, float *out);
@@ -233,10 +237,6 @@ enum {
     CK_ISA_AVX512 = 2,
     CK_ISA_COUNT = 3,
 };
-
-/// The `wanted` greatest of scores[begin …< end], or all if there are no more, as ascending indices; the lower index
-/// wins a tie. Returns how many. Zeros of either sign are equal.
-int64_t ck_select_greatest(const float *scores, int64_t begin, int64_t end, int64_t wanted, int32_t *indices);
 
 /// Packs 16 rows of 8-bit floats with the scales of their blocks of columns, for `matmul`.
 void ck_pack_scaled_group(

@@ -10,6 +10,8 @@
 
 #include "latent.h"
 
+#include "selection.h"
+
 #include "elementwise.h"
 
 #include "table.h"

@@ -10,6 +10,7 @@ const ck_table TABLE = {
     .attend = attend,
     .attend_latent = attend_latent,
     .index_scores = index_scores,
+    .select_greatest = select_greatest,
     .dequantise_row = dequantise_row,
     .to_float = to_float,
     .from_float = from_float,

@@ -90,7 +90,7 @@ final class LatentMemory {
                 guard visible.count > topK else { return }
                 let scores = self.scores + worker * self.scoreStride
                 self.scan(row, positions: 0..<visible.upperBound, plane: plane, geometry, table, into: scores)
-                self.take(row, from: scores, topK)
+                self.take(row, from: scores, topK, table)
             }
         }
     }
@@ -106,7 +106,7 @@ final class LatentMemory {
                 row, positions: task * slice..<min((task + 1) * slice, end), plane: plane, geometry, table,
                 into: scores)
         }
-        take(row, from: scores, geometry.topK)
+        take(row, from: scores, geometry.topK, table)
     }
 
     /// Long enough to be worth a task, and a multiple of 16.
@@ -122,9 +122,9 @@ final class LatentMemory {
             weights: low + row * geometry.downWidth + geometry.indexWeightStart, into: scores)
     }
 
-    private func take(_ row: Int, from scores: UnsafePointer<Float>, _ topK: Int) {
+    private func take(_ row: Int, from scores: UnsafePointer<Float>, _ topK: Int, _ table: KernelTable) {
         let own = selected + row * topK
-        let count = selectGreatest(scores, positions: places[row].visible, wanted: topK, into: own)
+        let count = table.selectGreatest(scores, positions: places[row].visible, wanted: topK, into: own)
         selections[row] = Selection(positions: own, first: 0, count: count)
     }
 }
