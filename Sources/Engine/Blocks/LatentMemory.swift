@@ -20,7 +20,7 @@ final class LatentMemory {
     let byHead: ActivationBuffer
     /// [rows][topK]
     private let selected: UnsafeMutablePointer<Int32>
-    /// [threads][positions]
+    /// [threads][rowsTogether][positions]
     private let scores: UnsafeMutablePointer<Float>
     private let scoreStride: Int
     private let scratch: Scratch
@@ -35,7 +35,7 @@ final class LatentMemory {
             count * geometry.downWidth, count * geometry.upWidth, count * shape.heads * shape.width,
             count * shape.heads * shape.latent, count * shape.heads * geometry.value,
             // Int32 has the size of Float.
-            count * min(geometry.topK, positions), pool.threads * scoreStride,
+            count * min(geometry.topK, positions), pool.threads * Self.rowsTogether * scoreStride,
         ])
         (low, high, absorbed, results, values) = (scratch[0], scratch[1], scratch[2], scratch[3], scratch[4])
         selected = UnsafeMutableRawPointer(scratch[5]).assumingMemoryBound(to: Int32.self)
@@ -82,16 +82,44 @@ final class LatentMemory {
                 scanTogether(row, plane: plane, geometry, table, pool)
             }
         } else {
-            let topK = geometry.topK
+            // Enough tasks to keep all threads busy to the end.
+            let together = min(max(count / (4 * pool.threads), 1), Self.rowsTogether)
+            let slice = Self.sliceLength(geometry)
             // The last rows of a prompt take longest: they are handed out first.
-            pool.run(count) { task, worker in
-                let row = count - 1 - task
-                let visible = self.places[row].visible
-                guard visible.count > topK else { return }
-                let scores = self.scores + worker * self.scoreStride
-                self.scan(row, positions: 0..<visible.upperBound, plane: plane, geometry, table, into: scores)
-                self.take(row, from: scores, topK, table)
+            pool.run((count + together - 1) / together) { task, worker in
+                let end = count - task * together
+                self.selectTogether(
+                    max(end - together, 0)..<end, slice: slice, scores: worker * Self.rowsTogether * self.scoreStride,
+                    plane: plane, geometry, table)
             }
+        }
+    }
+
+    /// Rows whose scores are computed slice by slice: the keys come from memory once for all of them, which is what
+    /// long contexts wait for.
+    private static let rowsTogether = 8
+
+    /// Positions whose keys stay in a core's cache while rows take turns; a multiple of 16.
+    private static func sliceLength(_ geometry: LatentAttention.Geometry) -> Int {
+        let keyBytes = geometry.index.cacheType.rowBytes(geometry.index.dimension)
+        return min(max((128 << 10) / keyBytes / 16 * 16, 256), 4096)
+    }
+
+    private func selectTogether(
+        _ rows: Range<Int>, slice: Int, scores offset: Int, plane: Int, _ geometry: LatentAttention.Geometry,
+        _ table: KernelTable
+    ) {
+        let sparse = { (row: Int) in self.places[row].visible.count > geometry.topK }
+        let end = rows.map { sparse($0) ? places[$0].visible.upperBound : 0 }.max() ?? 0
+        for start in stride(from: 0, to: end, by: slice) {
+            for (place, row) in rows.enumerated() where sparse(row) && places[row].visible.upperBound > start {
+                scan(
+                    row, positions: start..<min(start + slice, places[row].visible.upperBound), plane: plane, geometry,
+                    table, into: scores + offset + place * scoreStride)
+            }
+        }
+        for (place, row) in rows.enumerated() where sparse(row) {
+            take(row, from: scores + offset + place * scoreStride, geometry.topK, table)
         }
     }
 
@@ -99,7 +127,8 @@ final class LatentMemory {
     private func scanTogether(
         _ row: Int, plane: Int, _ geometry: LatentAttention.Geometry, _ table: KernelTable, _ pool: ComputePool
     ) {
-        let (end, slice) = (places[row].visible.upperBound, Self.sliceLength)
+        // Long enough to be worth a task.
+        let (end, slice) = (places[row].visible.upperBound, 2048)
         let scores = scores
         pool.run((end + slice - 1) / slice) { task in
             self.scan(
@@ -108,9 +137,6 @@ final class LatentMemory {
         }
         take(row, from: scores, geometry.topK, table)
     }
-
-    /// Long enough to be worth a task, and a multiple of 16.
-    private static let sliceLength = 2048
 
     private func scan(
         _ row: Int, positions: Range<Int>, plane: Int, _ geometry: LatentAttention.Geometry, _ table: KernelTable,
