@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 MODEL ?=
 export MODEL
 
-.PHONY: help setup build demo test test-rdma check simulate verify chaos bench bench-rdma bench-glm5 docs clean
+.PHONY: help setup build demo test test-rdma check simulate verify chaos bench bench-rdma bench-glm5 bench-long docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,11 @@ bench-glm5: ## GLM-5: speed of both phases, time by part, speculation's gain; be
 	@scripts/setup.sh packages
 	swift build -c release
 	@Benchmarks/glm5.py
+
+bench-long: ## prompts of up to 200,000 tokens through a cluster: cost per token, overlap, memory, leaving half-way (10 minutes)
+	@scripts/setup.sh packages
+	swift build -c release
+	@Benchmarks/long_context.py
 
 bench-rdma: ## KV handoff over RDMA beside raw verbs, perftest and our TCP lanes, in a guest (BATON_RDMA_HOST=address: here)
 	@scripts/setup.sh packages $(if $(BATON_RDMA_HOST),,rdma)

@@ -111,7 +111,8 @@ extension EngineCore {
     }
 
     /// Drafts the next tokens of the sequences that go on: each from its newest token and the hidden state before it,
-    /// then from the draft before, as far as its pages reach. Draws the most likely token each time.
+    /// then from the draft before, as far as its pages reach and tokens are wanted. Draws the most likely token each
+    /// time.
     private func draft() {
         let pageTokens = limits.pageTokens
         // Longest chains first, so that the rows of each pass are the first ones of the pass before.
@@ -119,7 +120,10 @@ extension EngineCore {
             let sequence = scheduler[source.sequence]
             // The newest token's slot is the first that a row needs.
             let room = min(sequence.slots.count * pageTokens, limits.tokenLimit) - sequence.tokens.count + 1
-            return room > 0 ? (source.sequence, source.row, min(room, limits.drafts)) : nil
+            // Of the tokens still wanted, the last one is drawn after the drafts.
+            let useful = (jobs[source.sequence.index]?.sampler?.tokensLeft ?? 1) - 1
+            let length = min(room, limits.drafts, useful)
+            return length > 0 ? (source.sequence, source.row, length) : nil
         }.sorted { $0.2 > $1.2 }
         guard !chains.isEmpty else { return }
         drafting.batch.clear()

@@ -13,6 +13,8 @@ package struct Sampler: Sendable {
     package let parameters: SamplingParameters
     /// Completion tokens so far, those of earlier attempts included.
     package private(set) var completionCount: Int
+    /// Tokens until `maxTokens`.
+    package var tokensLeft: Int { parameters.maxTokens - completionCount }
     /// Distinct tokens of prompt and completion, kept for the repetition penalty only.
     private var seen: Set<TokenID> = []
     private var seenTokens: [TokenID] = []

@@ -196,10 +196,9 @@ package struct Scheduler: Sendable {
     }
 
     /// Pages that waiting sequences need to run, and one for the growth of each running one.
-    package var pagesWanted: Int {
-        guard limits.role == .decode else { return 0 }
-        return waiting.reduce(running.count) { $0 + limits.pages(self[$1].tokens.count) }
-    }
+    package var pagesWanted: Int { limits.role == .decode ? running.count + pagesWaitedFor : 0 }
+
+    private var pagesWaitedFor: Int { waiting.reduce(0) { $0 + limits.pages(self[$1].tokens.count) } }
 
     /// Prompt positions not yet computed, of running and waiting sequences.
     package var queuedTokens: Int {
@@ -211,33 +210,35 @@ package struct Scheduler: Sendable {
 
     /// One position for every sequence that generates, oldest first; makes room by preempting the youngest.
     private mutating func planGeneration(pool: inout SlotPool, plan: inout StepPlan) {
-        var at = 0
-        while at < running.count, plan.chunks.count < limits.maxRunning {
+        var (at, grown) = (0, [SequenceHandle]())
+        while at < running.count, grown.count < limits.maxRunning {
             let handle = running[at]
-            let (count, remaining) = (self[handle].tokens.count, self[handle].remaining)
-            guard remaining == 1 else {
-                at += 1
-                continue
-            }
-            if grow(handle, to: limits.pages(count), pool: &pool, plan: &plan) {
-                let drafts = roomForDrafts(handle, pool: &pool)
-                plan.chunks.append(
-                    StepChunk(
-                        sequence: handle, positions: count - 1..<count + drafts, wantsLogits: true, drafts: drafts))
+            if self[handle].remaining == 1,
+                grow(handle, to: limits.pages(self[handle].tokens.count), pool: &pool, plan: &plan)
+            {
+                grown.append(handle)
             }
             // A sequence that preempted itself is no longer at this place.
             if at < running.count, running[at] == handle { at += 1 }
         }
+        // When all have what they need: drafts take nobody's pages.
+        for handle in grown {
+            let (count, drafts) = (self[handle].tokens.count, roomForDrafts(handle, pool: &pool))
+            plan.chunks.append(
+                StepChunk(sequence: handle, positions: count - 1..<count + drafts, wantsLogits: true, drafts: drafts))
+        }
     }
 
-    /// How many of a sequence's drafts have a place in its pages. More pages are taken while some are free, for these
-    /// drafts and those after them. Nobody is preempted for that at once, but a sequence planned later may lack them.
+    /// How many of a sequence's drafts have a place in its pages. More pages are taken for these drafts and those after
+    /// them, but only while enough others are free for the sequences that wait.
     private mutating func roomForDrafts(_ handle: SequenceHandle, pool: inout SlotPool) -> Int {
         guard limits.drafts > 0 else { return 0 }
         let (count, drafts) = (self[handle].tokens.count, self[handle].drafts.count)
         let wanted = limits.pages(min(count + drafts + limits.drafts, limits.tokenLimit))
         let missing = wanted - self[handle].slots.count
-        if missing > 0, let slots = pool.lease(missing) { update(handle) { $0.slots += slots } }
+        if missing > 0, pool.counts.free >= pagesWaitedFor + missing, let slots = pool.lease(missing) {
+            update(handle) { $0.slots += slots }
+        }
         let room = min(self[handle].slots.count * limits.pageTokens, limits.tokenLimit) - count
         return max(0, min(drafts, room))
     }
