@@ -96,10 +96,13 @@ package final class LoadedModel: Sendable {
             model: model, checkpoint: checkpoint, options: options, table: table, fingerprint: fingerprint + suffix)
     }
 
-    /// Throws unless the checkpoint has a layer that drafts tokens for speculative decoding.
+    /// Throws unless the layer that drafts tokens for speculative decoding is loaded.
     package func requireDraftLayer() throws(EngineError) {
         if model.draftLayer != nil { return }
-        let reason = "the architecture \(facts.architecture) has no draft (MTP) layer to speculate with"
+        let reason =
+            options.draftLayer
+            ? "this \(facts.architecture) checkpoint has no draft (MTP) layer to speculate with"
+            : "the draft (MTP) layer it needs is turned off"
         throw .invalid(field: "speculate", reason: reason)
     }
 

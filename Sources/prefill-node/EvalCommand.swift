@@ -46,7 +46,11 @@ struct EvalCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Write what the MTP layer makes of it, and n drafts after it.", valueName: "n"))
     var drafts = 0
 
-    @Option(help: "Later drafts attend to what the first one selected: own or share (default: as the checkpoint says).")
+    @Option(
+        help: """
+            What later drafts of a round attend to: what each selects itself (own), or what the first one selected \
+            (share) (default: as the checkpoint says).
+            """)
     var draftSelection: String?
 
     @Option(help: ArgumentHelp("Epsilon of GLM's norms of latents and low-rank queries.", valueName: "number"))

@@ -2,8 +2,8 @@
 """`make chaos`: a real cluster under load, cancels, kills, pauses, restarts and cut paths; every answer is checked.
 
 `Tests/chaos/chaos.py --seconds 60` does the same with what is built. Variables: SEED=1 RATE=requests/s PREFILL=2
-DECODE=2 MODEL=path FAULTS=kill,stop,router,net FAULT_EVERY=s PAGES=n REQUESTS=n IN_FLIGHT=n ABORTS=share
-MIN_HANDOFFS=n KEEP=1, and TRANSPORT=rdma: lanes over RDMA, on Soft-RoCE in a guest (Tests/rdma), or on the device of
+DECODE=2 FAULTS=kill,stop,router,net FAULT_EVERY=s PAGES=n REQUESTS=n IN_FLIGHT=n ABORTS=share MIN_HANDOFFS=n KEEP=1
+MODEL=path (the bundled GLM-5) SPECULATE=drafts (3 of the bundled one; the answers to compare with are without), and TRANSPORT=rdma: lanes over RDMA, on Soft-RoCE in a guest (Tests/rdma), or on the device of
 this machine that BATON_RDMA_HOST names.
 """
 
@@ -26,11 +26,12 @@ import load
 import networks
 import rdma
 import workload
-from cluster import BINARIES, MODEL, ROOT
+from cluster import BINARIES, ROOT
 from processes import Cluster, tail
 from report import Report
 
 
+BUNDLED = ROOT / "Models/glm5-nano"
 # Where all processes share one processor, which is the adapters too.
 SMALLER = {"RATE": 4, "REQUESTS": 48, "IN_FLIGHT": 12}
 
@@ -48,7 +49,7 @@ def options():
         seconds=parser.parse_args().seconds,
         transport=transport,
         seed=setting("SEED", 1, int),
-        rate=setting("RATE", 30, float),
+        rate=setting("RATE", 100, float),
         prefill=setting("PREFILL", 2, int),
         decode=setting("DECODE", 2, int),
         faults=[kind for kind in setting("FAULTS", ",".join(faults.KINDS), str).split(",") if kind],
@@ -66,8 +67,11 @@ def options():
         min_handoffs=setting("MIN_HANDOFFS", 0, int),
         keep=bool(os.environ.get("KEEP")),
         binaries=BINARIES,
-        model=pathlib.Path(MODEL).resolve(),
+        model=pathlib.Path(os.environ.get("BATON_MODEL") or os.environ.get("MODEL") or BUNDLED).resolve(),
+        speculate=setting("SPECULATE", -1, int),
     )
+    if chosen.speculate < 0:
+        chosen.speculate = 3 if chosen.model == BUNDLED else 0
     if not chosen.model.exists():
         sys.exit(f"{chosen.model} is missing; run `make setup`")
     if transport not in ("tcp", "rdma"):
@@ -90,8 +94,8 @@ class Run:
         self.clusters = []
         self.exits = []
 
-    def cluster(self, name, network, **counts):
-        cluster = Cluster(self.options, network, self.folder / name, **counts)
+    def cluster(self, name, network, speculate, **counts):
+        cluster = Cluster(self.options, network, self.folder / name, speculate, **counts)
         self.clusters.append(cluster)
         return cluster
 
@@ -102,7 +106,7 @@ class Run:
 
     async def reference(self, requests):
         say(f"asking {len(requests)} distinct requests on an idle pair")
-        pair = self.cluster("idle", networks.Loopback(), routers=1, prefill=1, decode=1)
+        pair = self.cluster("idle", networks.Loopback(), speculate=0, routers=1, prefill=1, decode=1)
         await pair.start()
         answers, durations = await load.reference(pair, requests)
         pair.stop()
@@ -112,7 +116,7 @@ class Run:
         chosen = self.options
         requests = workload.draw(chosen.seed, chosen.requests)
         answers, durations = await self.reference(requests)
-        cluster = self.cluster("storm", self.network, routers=2, prefill=chosen.prefill, decode=chosen.decode)
+        cluster = self.cluster("storm", self.network, chosen.speculate, routers=2, prefill=chosen.prefill, decode=chosen.decode)
         say(f"2 routers, {chosen.prefill} prefill and {chosen.decode} decode nodes; {self.network.description}")
         await cluster.start()
         counters = accounting.Counters(cluster)
@@ -207,7 +211,7 @@ def command(chosen):
 
 SETTINGS = (
     "TRANSPORT BATON_RDMA_HOST RATE PREFILL DECODE MODEL FAULTS FAULT_EVERY PAGES REQUESTS IN_FLIGHT ABORTS "
-    "MIN_HANDOFFS".split()
+    "MIN_HANDOFFS SPECULATE".split()
 )
 
 

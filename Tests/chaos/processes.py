@@ -84,8 +84,9 @@ class Process:
 class Cluster:
     """Routers, prefill nodes and decode nodes; every node serves every router."""
 
-    def __init__(self, options, network, folder, routers, prefill, decode):
+    def __init__(self, options, network, folder, speculate, routers, prefill, decode):
         self.options = options
+        self.speculate = speculate
         self.network = network
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +122,7 @@ class Cluster:
         if role == "prefill":
             command += ["--chunk", self.options.chunk]
         else:
+            command += ["--speculate", self.speculate]
             command += ["--lane", f"{data}:{self.network.port(name, 'lane')}", "--evidence", self.folder / "evidence"]
         command += self.network.lane_options(name)
         return Process(self, name, role, command, [f"{control}:{port}", f"{data}:{port}"])

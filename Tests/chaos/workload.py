@@ -55,5 +55,5 @@ def _prompt(random_, kind, agents):
 
 
 def _tokens(random_, count):
-    """Ordinary tokens only: the first few of a vocabulary are special."""
-    return [random_.randrange(1_000, 40_000) for _ in range(count)]
+    """Ordinary tokens of small vocabularies too, which begin or end with special ones."""
+    return [random_.randrange(300, 3_000) for _ in range(count)]
