@@ -127,7 +127,9 @@ let modules: [Module] = [
     Module(name: "SimulationTests", kind: .test, uses: ["Simulation", "Handoff"]),
     Module(
         name: "EngineTests", kind: .test,
-        uses: ["Engine", "Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON", "SeededRandom"]),
+        uses: [
+            "Engine", "Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON", "SeededRandom", "Simulation",
+        ]),
     Module(name: "TransportTests", kind: .test, uses: ["Transport", "Handoff", "CRDMA"]),
     Module(name: "TelemetryTests", kind: .test, uses: ["Telemetry"], packages: [.log]),
     Module(

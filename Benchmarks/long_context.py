@@ -11,6 +11,7 @@ it may be. One thread per processor: the numbers are of one node at a time.
 """
 
 import argparse
+import http.client
 import json
 import os
 import pathlib
@@ -27,6 +28,7 @@ from cluster import BINARIES, Cluster  # noqa: E402
 
 ANSWER = 32
 CONTEXT = 262_144
+SPARE = 32e6
 
 
 def long_model():
@@ -35,7 +37,8 @@ def long_model():
     folder.mkdir(parents=True, exist_ok=True)
     for file in bundled.iterdir():
         link = folder / file.name
-        if file.name != "config.json" and not link.exists():
+        if file.name != "config.json":
+            link.unlink(missing_ok=True)
             link.symlink_to(file)
     config = json.loads((bundled / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": CONTEXT}))
@@ -94,8 +97,6 @@ def leave(cluster, length, ready):
     stop = threading.Event()
 
     def ask_until_told():
-        import http.client
-
         connection = http.client.HTTPConnection(cluster.address, timeout=3600)
         sent = request(cluster, length, 4000)
         stream = json.dumps(json.loads(sent.data) | {"stream": True})
@@ -108,7 +109,7 @@ def leave(cluster, length, ready):
     deadline = time.monotonic() + 3600
     try:
         while not ready(cluster.status()):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not client.is_alive():
                 raise TimeoutError("the request never came that far")
             time.sleep(0.02)
     finally:
@@ -124,7 +125,7 @@ def pages_in_use(status, role):
 
 
 def measure(cluster, lengths, model, options):
-    good, before = True, resident(cluster)
+    good, before, kept = True, resident(cluster), 0
     print(f"\n{'prompt':>9}{'prefill':>11}{'tokens/s':>10}{'handoff':>9}{'after it':>10}{'decode':>14}{'prefill node':>15}{'decode node':>14}")
     for length in lengths:
         account = ask(cluster, length)
@@ -136,6 +137,9 @@ def measure(cluster, lengths, model, options):
               f"   plan {sequence / 1e6:.0f} MB")  # fmt: skip
         # What went over while the prompt was computed is not waited for: the last chunk's pages alone are.
         good &= ms["kv_transfer"] < 0.05 * ms["prefill"]
+        # A prefill node keeps the prompts before as well; what else grows are buffers.
+        kept += sequence
+        good &= grown["decode"] < 1.1 * sequence + SPARE and grown["prefill"] < 1.1 * kept + 2 * SPARE
     return good
 
 
@@ -145,6 +149,8 @@ def main():
     parser.add_argument("--page-tokens", type=int, default=32)
     options = parser.parse_args()
     lengths = [int(length) for length in options.lengths.split(",")]
+    if not all(2000 <= length <= CONTEXT - ANSWER for length in lengths):
+        parser.error(f"lengths are from 2,000 to {CONTEXT - ANSWER:,} tokens")
     model, threads = long_model(), len(os.sched_getaffinity(0))
 
     print("one process, ms per prompt token, averaged over the prompt:")

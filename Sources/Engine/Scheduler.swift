@@ -196,9 +196,10 @@ package struct Scheduler: Sendable {
     }
 
     /// Pages that waiting sequences need to run, and one for the growth of each running one.
-    package var pagesWanted: Int { limits.role == .decode ? running.count + pagesWaitedFor : 0 }
-
-    private var pagesWaitedFor: Int { waiting.reduce(0) { $0 + limits.pages(self[$1].tokens.count) } }
+    package var pagesWanted: Int {
+        guard limits.role == .decode else { return 0 }
+        return waiting.reduce(running.count) { $0 + limits.pages(self[$1].tokens.count) }
+    }
 
     /// Prompt positions not yet computed, of running and waiting sequences.
     package var queuedTokens: Int {
@@ -230,13 +231,13 @@ package struct Scheduler: Sendable {
     }
 
     /// How many of a sequence's drafts have a place in its pages. More pages are taken for these drafts and those after
-    /// them, but only while enough others are free for the sequences that wait.
+    /// them, but only while enough others are free for what waits, and for the next page of each that runs or will.
     private mutating func roomForDrafts(_ handle: SequenceHandle, pool: inout SlotPool) -> Int {
         guard limits.drafts > 0 else { return 0 }
         let (count, drafts) = (self[handle].tokens.count, self[handle].drafts.count)
         let wanted = limits.pages(min(count + drafts + limits.drafts, limits.tokenLimit))
         let missing = wanted - self[handle].slots.count
-        if missing > 0, pool.counts.free >= pagesWaitedFor + missing, let slots = pool.lease(missing) {
+        if missing > 0, pool.counts.free >= pagesWanted + waiting.count + missing, let slots = pool.lease(missing) {
             update(handle) { $0.slots += slots }
         }
         let room = min(self[handle].slots.count * limits.pageTokens, limits.tokenLimit) - count

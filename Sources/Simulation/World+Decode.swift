@@ -9,6 +9,7 @@ extension World {
             makeRoom(pages, node)
             let tokens = routers[seat(of: id.router).index].requests[id.request]?.tokens ?? delivered
             if node.orders[id] == nil { node.orders[id] = DecodeProcess.Order(delivered: delivered, tokens: tokens) }
+            engine?.reserved(id, pages: pages, delivered: delivered, tokens: tokens)
             perform(node.handoffs.reserve(id, pages: pages, prefill: prefill, pool: &node.pool), index)
         case .cancel(let id): perform(node.handoffs.cancel(id, pool: &node.pool), index)
         case .reclaim(let id): perform(node.handoffs.reclaim(id, pool: &node.pool), index)
@@ -151,6 +152,9 @@ extension World {
             return perform(node.handoffs.finished(id, end), index)
         }
         let run = draw(.requests) { min($0.between(1, 3), sequence.end - sequence.next) }
+        violate(
+            engine?.generated(
+                id, tokens: sequence.next..<sequence.next + run, from: sequence.slots, of: node.host.incarnation))
         send(.tokens(id, first: sequence.next, count: run), from: node.host.seat, to: id.router)
         sequence.next += run
         if sequence.grown.isEmpty, draw(.requests, { $0.chance(oneIn: 4) }), let more = node.pool.lease(1) {

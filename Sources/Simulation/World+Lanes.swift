@@ -200,6 +200,9 @@ extension World {
             "lane \(lanes[index].id.value): layers \(layers(range)) of page \(range.page) of \(batch.handoff.text) land in "
                 + "slot \(range.target.index)")
         violate(node.shadow.write(tag, range.target, layers: layers(range)))
+        engine?.landed(
+            from: range.source, of: lanes[index].prefill, in: range.target, of: lanes[index].decode,
+            layers: share(layers(range)), isCorrupt: tag.isCorrupt)
         if range.page < lanes[index].gate.landed.count { lanes[index].gate.landed[range.page] += range.length }
         guard next + 1 == batch.ranges.count else {
             lanes[index].landing = (batch, next + 1)

@@ -93,7 +93,9 @@ extension World {
             job.next += 1
             node.jobs[id] = job
             for page in pages {
-                for layer in layers { node.memory[Int(job.sources[page].index)][layer] = Tag(handoff: id, page: page) }
+                let source = job.sources[page]
+                for layer in layers { node.memory[Int(source.index)][layer] = Tag(handoff: id, page: page) }
+                engine?.computed(id, page: page, in: source, of: node.host.incarnation, layers: share(layers))
             }
             trace(node.host.seat, "layers \(layers) of pages \(pages) of \(id.text) are ready")
             perform(node.handoffs.pagesReady(id, layers: layers, pages: pages), index)
@@ -102,6 +104,8 @@ extension World {
             plan(.compute(prefill: index, id), on: node.host.seat, in: computeTime())
         }
     }
+
+    func share(_ layers: Range<Int>) -> LayerShare { LayerShare(layers: layers, count: scenario.layers) }
 
     /// Chunk by chunk, and in each chunk layer by layer.
     private func steps(_ pages: Int) -> [(layers: Range<Int>, pages: Range<Int>)] {

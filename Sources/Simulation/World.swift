@@ -9,6 +9,7 @@ package final class World {
     var queue = EventQueue()
     private var random: [Seeded]
     private let onTrace: ((String) -> Void)?
+    let engine: (any SimulatedEngine)?
 
     var routers: [RouterProcess] = []
     var prefills: [PrefillProcess] = []
@@ -41,8 +42,11 @@ package final class World {
         let decode: Incarnation
     }
 
-    package init(_ scenario: Scenario, onTrace: ((String) -> Void)? = nil) {
+    package init(
+        _ scenario: Scenario, engine: (any SimulatedEngine)? = nil, onTrace: ((String) -> Void)? = nil
+    ) {
         self.scenario = scenario
+        self.engine = engine
         self.onTrace = onTrace
         shape = PageShape(layers: scenario.layers, layerBytes: 8)
         random = Purpose.allCases.map { Seeded(scenario.seed &* 64 &+ UInt64($0.rawValue)) }

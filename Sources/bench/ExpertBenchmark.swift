@@ -31,6 +31,13 @@ struct ExpertBenchmark: AsyncParsableCommand {
     )
     var ids: String?
 
+    func validate() throws {
+        guard prompt > 0, generate > 0, repetitions > 0, (0...EngineOptions.draftsMax).contains(drafts) else {
+            throw ValidationError(
+                "--prompt, --generate and --repetitions must be positive, --drafts in 0...\(EngineOptions.draftsMax).")
+        }
+    }
+
     func run() async throws {
         let model = try subject.load()
         let given = try ids.map { try Self.tokens($0) }

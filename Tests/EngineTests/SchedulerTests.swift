@@ -174,6 +174,28 @@ import Testing
         #expect(plan.chunks == [StepChunk(sequence: older, positions: 0..<40, wantsLogits: true)])
     }
 
+    /// Pages for drafts are taken while many are free, and left to those who need them while few are.
+    @Test(arguments: [(slots: 8, drafts: 3), (slots: 3, drafts: 1)])
+    func draftsTakeNobodysPages(memory: (slots: Int, drafts: Int)) {
+        var pool = SlotPool(slotCount: memory.slots)
+        var speculating = limits(.decode)
+        speculating.drafts = 3
+        var scheduler = Scheduler(limits: speculating)
+        var plan = StepPlan()
+        let older = scheduler.add(id(1), tokens: tokens(14), slots: pool.lease(1)!)
+        let younger = scheduler.add(id(2), tokens: tokens(15, first: 100), slots: pool.lease(1)!)
+        generate(&scheduler, &plan, &pool)
+        scheduler.draft([1, 2, 3], for: older)
+        // In what is left of its page, or beyond.
+        scheduler.plan(pool: &pool, into: &plan)
+        #expect(plan.chunks.first?.drafts == memory.drafts)
+        complete(&scheduler, plan, &pool)
+        // The younger one needs its second page now.
+        #expect(scheduler[younger].tokens.count == 17)
+        scheduler.plan(pool: &pool, into: &plan)
+        #expect(plan.preempted.isEmpty && plan.chunks.contains { $0.sequence == younger })
+    }
+
     @Test func aLoneSequenceWaitsForPagesThatOthersHold() {
         var pool = SlotPool(slotCount: 2)
         var scheduler = Scheduler(limits: limits(.decode))

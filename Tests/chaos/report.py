@@ -70,6 +70,9 @@ class Report:
         self.line("messages dropped", _parts(dropped))
         self.line("time to safe reclaim", self._reclaim())
         self.line("quarantined pages at most, per node", f"{int(max(counters.peaks.values(), default=0))}")
+        drafted = counters.total("spec_draft_tokens_total", role="decode") or 0
+        accepted = counters.total("spec_accepted_tokens_total", role="decode") or 0
+        self.line("tokens drafted", f"{drafted:,}, {accepted:,} of them accepted")
         if self.carried:
             self.carried.report(self)
         print("\nMust be 0")
@@ -80,6 +83,7 @@ class Report:
         self.must("answers unlike the reference afterwards", wrong_after)
         digests = counters.by_label("where", "digest_mismatches_total")
         self.must("digest mismatches", [f"{where} {count}" for where, count in digests.items() if count])
+        self.must("nodes without drafts", ["all"] if self.options.speculate and not drafted else [])
         self.must("lost pages", [f"{node}: {what}" for node, what in pages.items()])
         self.must("open handoffs", [f"{node}: {what}" for node, what in handoffs.items()])
         self.must("nodes with lanes missing", lanes)

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import urllib.request
 
@@ -85,6 +86,16 @@ class OneProcess(unittest.TestCase):
                     top = max(row)
                     whole = math.fsum(math.exp(logit - top) for logit in row)
                     self.assertAlmostEqual(found, row[token] - top - math.log(whole), delta=2e-6)
+        self.assertGreater(self.drafted(), 0)
+
+    def drafted(self):
+        """Tokens that the decode node drafted, as the status has it within a second."""
+        for _ in range(50):
+            (spoken,) = [node["speculation"] for node in self.cluster.status()["nodes"] if node["role"] == "decode"]
+            if spoken:
+                return spoken["drafted"]
+            time.sleep(0.1)
+        return 0
 
 
 if __name__ == "__main__":

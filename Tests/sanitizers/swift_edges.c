@@ -89,8 +89,9 @@ SWIFT void swift_continuation_throwingResumeWithError(void *task, void *error) {
 
 #define ASYNC __attribute__((swiftasynccall))
 
-// A task that awaits its continuation goes on at its context's `resumeParent`, at once where it was resumed already. Only
-// there is it known to be resumed, so that is put off by one step, in which the order is told.
+// A task whose continuation was resumed already goes on at its context's `resumeParent`, at once. Only there is it known to
+// be resumed, so that is put off by one step, in which the order is told. One that is suspended goes on at a copy made
+// before; the runtime tells its order itself.
 
 typedef ASYNC void resume_function(__attribute__((swift_async_context)) void *context);
 
@@ -99,7 +100,7 @@ struct async_context {
     resume_function *resumeParent;
 };
 
-// What tasks that wait go on with, by context. The lock is not the sanitizer's to see: it would order what it should not.
+// What tasks that wait go on with, by context; of one that was suspended until its context waits again. The lock is not the sanitizer's to see: it would order what it should not.
 enum { BUCKETS = 1024 };
 static struct waiting {
     struct waiting *next;
@@ -117,12 +118,17 @@ static void lock(unsigned bucket) {
 static void unlock(unsigned bucket) { __atomic_clear(&locks[bucket], __ATOMIC_RELEASE); }
 
 static void put(void *context, resume_function *resume) {
-    struct waiting *entry = malloc(sizeof *entry);
-    if (!entry) abort();
     unsigned bucket = bucket_of(context);
     lock(bucket);
-    *entry = (struct waiting){waiting[bucket], context, resume};
-    waiting[bucket] = entry;
+    struct waiting *entry = waiting[bucket];
+    while (entry && entry->context != context) entry = entry->next;
+    if (!entry) {
+        entry = malloc(sizeof *entry);
+        if (!entry) abort();
+        *entry = (struct waiting){waiting[bucket], context, resume};
+        waiting[bucket] = entry;
+    }
+    entry->resume = resume;
     unlock(bucket);
 }
 

@@ -23,6 +23,9 @@ final class LatentMemory {
     /// [threads][rowsTogether][positions]
     private let scores: UnsafeMutablePointer<Float>
     private let scoreStride: Int
+    /// Rows whose scores are computed slice by slice: the keys come from memory once for all of them, which is what long
+    /// contexts wait for. Few enough to give all threads tasks to the end.
+    private let rowsTogether: Int
     private let scratch: Scratch
 
     /// - Parameter positions: of the longest sequence, with what may be drafted beyond it.
@@ -31,11 +34,12 @@ final class LatentMemory {
     ) throws(EngineError) {
         let (shape, count) = (geometry.shape, max(rows, 1))
         scoreStride = (positions + 31) / 16 * 16
+        rowsTogether = min(max(count / (4 * pool.threads), 1), 8)
         scratch = try Scratch(floats: [
             count * geometry.downWidth, count * geometry.upWidth, count * shape.heads * shape.width,
             count * shape.heads * shape.latent, count * shape.heads * geometry.value,
             // Int32 has the size of Float.
-            count * min(geometry.topK, positions), pool.threads * Self.rowsTogether * scoreStride,
+            count * min(geometry.topK, positions), pool.threads * rowsTogether * scoreStride,
         ])
         (low, high, absorbed, results, values) = (scratch[0], scratch[1], scratch[2], scratch[3], scratch[4])
         selected = UnsafeMutableRawPointer(scratch[5]).assumingMemoryBound(to: Int32.self)
@@ -82,22 +86,17 @@ final class LatentMemory {
                 scanTogether(row, plane: plane, geometry, table, pool)
             }
         } else {
-            // Enough tasks to keep all threads busy to the end.
-            let together = min(max(count / (4 * pool.threads), 1), Self.rowsTogether)
+            let together = min(max(count / (4 * pool.threads), 1), rowsTogether)
             let slice = Self.sliceLength(geometry)
             // The last rows of a prompt take longest: they are handed out first.
             pool.run((count + together - 1) / together) { task, worker in
                 let end = count - task * together
                 self.selectTogether(
-                    max(end - together, 0)..<end, slice: slice, scores: worker * Self.rowsTogether * self.scoreStride,
+                    max(end - together, 0)..<end, slice: slice, scores: worker * self.rowsTogether * self.scoreStride,
                     plane: plane, geometry, table)
             }
         }
     }
-
-    /// Rows whose scores are computed slice by slice: the keys come from memory once for all of them, which is what
-    /// long contexts wait for.
-    private static let rowsTogether = 8
 
     /// Positions whose keys stay in a core's cache while rows take turns; a multiple of 16.
     private static func sliceLength(_ geometry: LatentAttention.Geometry) -> Int {
