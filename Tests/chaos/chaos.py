@@ -94,8 +94,8 @@ class Run:
         self.clusters = []
         self.exits = []
 
-    def cluster(self, name, network, speculate, **counts):
-        cluster = Cluster(self.options, network, self.folder / name, speculate, **counts)
+    def cluster(self, name, network, **counts):
+        cluster = Cluster(self.options, network, self.folder / name, **counts)
         self.clusters.append(cluster)
         return cluster
 
@@ -106,7 +106,7 @@ class Run:
 
     async def reference(self, requests):
         say(f"asking {len(requests)} distinct requests on an idle pair")
-        pair = self.cluster("idle", networks.Loopback(), speculate=0, routers=1, prefill=1, decode=1)
+        pair = self.cluster("idle", networks.Loopback(), routers=1, prefill=1, decode=1)
         await pair.start()
         answers, durations = await load.reference(pair, requests)
         pair.stop()
@@ -116,7 +116,8 @@ class Run:
         chosen = self.options
         requests = workload.draw(chosen.seed, chosen.requests)
         answers, durations = await self.reference(requests)
-        cluster = self.cluster("storm", self.network, chosen.speculate, routers=2, prefill=chosen.prefill, decode=chosen.decode)
+        counts = {"routers": 2, "prefill": chosen.prefill, "decode": chosen.decode}
+        cluster = self.cluster("storm", self.network, speculate=chosen.speculate, **counts)
         say(f"2 routers, {chosen.prefill} prefill and {chosen.decode} decode nodes; {self.network.description}")
         await cluster.start()
         counters = accounting.Counters(cluster)

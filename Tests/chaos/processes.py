@@ -84,7 +84,7 @@ class Process:
 class Cluster:
     """Routers, prefill nodes and decode nodes; every node serves every router."""
 
-    def __init__(self, options, network, folder, speculate, routers, prefill, decode):
+    def __init__(self, options, network, folder, routers, prefill, decode, speculate=0):
         self.options = options
         self.speculate = speculate
         self.network = network
