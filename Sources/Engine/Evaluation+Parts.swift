@@ -24,7 +24,7 @@ extension Evaluation {
         var start = 0
         while start < prompt.count {
             let end = min(start + chunkTokens, prompt.count)
-            step(session, start..<end, logits: end == prompt.count ? .last : .none)
+            _ = forward(session, start..<end, logits: end == prompt.count ? .last : .none)
             start = end
         }
         parts.prefillSeconds = (clock.now - began) / .seconds(1)
@@ -32,18 +32,11 @@ extension Evaluation {
         began = clock.now
         for _ in 0..<count {
             session.tokens.append(mostLikely(workspace.logits[0]))
-            step(session, session.tokens.count - 1..<session.tokens.count, logits: .last)
+            _ = forward(session, session.tokens.count - 1..<session.tokens.count, logits: .last)
         }
         parts.decodeSeconds = (clock.now - began) / .seconds(1)
         workspace.times = nil
         parts.experts = workspace.expertLoads
         return parts
-    }
-
-    private func step(_ session: Session, _ range: Range<Int>, logits: Batch.LogitRows) {
-        batch.clear()
-        batch.append(
-            sequence: session.tokens, range: range, slots: session.slots, memory: session.memory, logits: logits)
-        _ = model.model.forward(batch, workspace: workspace, pool: pool, hooks: ForwardHooks())
     }
 }

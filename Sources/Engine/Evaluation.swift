@@ -10,7 +10,7 @@ package final class Evaluation {
     let pool: ComputePool
     let chunkTokens: Int
     let workspace: any ModelWorkspace
-    var batch = Batch()
+    private var batch = Batch()
 
     /// - Parameter chunkTokens: positions per forward pass; rounded up to whole pages.
     package init(model: LoadedModel, threads: Int = 0, chunkTokens: Int = 512) throws(EngineError) {
@@ -93,19 +93,21 @@ package final class Evaluation {
         }
     }
 
-    /// Computes some positions, which may reach over the session's tokens into `drafts`; returns their logits.
+    /// Computes some positions, which may reach over the session's tokens into `drafts`; returns the logits that were
+    /// asked for.
     func forward(
-        _ session: Session, drafts: [TokenID] = [], _ range: Range<Int>, taps: Taps = Taps()
+        _ session: Session, drafts: [TokenID] = [], _ range: Range<Int>, logits: Batch.LogitRows = .all,
+        taps: Taps = Taps()
     ) -> FloatRows {
         batch.clear()
         batch.append(
             sequence: session.tokens, drafts: drafts, range: range, slots: session.slots, memory: session.memory,
-            logits: .all)
+            logits: logits)
         var hooks = ForwardHooks()
         if let hidden = taps.hidden { hooks.hidden = { hidden(range.lowerBound, $0, $1) } }
         if let decided = taps.decided { hooks.decided = { decided(range.lowerBound, $0, $1) } }
         _ = model.model.forward(batch, workspace: workspace, pool: pool, hooks: hooks)
-        return FloatRows(workspace.logits.base, rows: range.count, columns: model.facts.vocabularySize)
+        return FloatRows(workspace.logits.base, rows: batch.logitRows.count, columns: model.facts.vocabularySize)
     }
 
     /// The lowest id wins a tie.

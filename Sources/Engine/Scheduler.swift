@@ -211,22 +211,21 @@ package struct Scheduler: Sendable {
 
     /// One position for every sequence that generates, oldest first; makes room by preempting the youngest.
     private mutating func planGeneration(pool: inout SlotPool, plan: inout StepPlan) {
-        var (at, grown) = (0, [SequenceHandle]())
-        while at < running.count, grown.count < limits.maxRunning {
+        var at = 0
+        while at < running.count, plan.chunks.count < limits.maxRunning {
             let handle = running[at]
-            if self[handle].remaining == 1,
-                grow(handle, to: limits.pages(self[handle].tokens.count), pool: &pool, plan: &plan)
-            {
-                grown.append(handle)
+            let (count, remaining) = (self[handle].tokens.count, self[handle].remaining)
+            if remaining == 1, grow(handle, to: limits.pages(count), pool: &pool, plan: &plan) {
+                plan.chunks.append(StepChunk(sequence: handle, positions: count - 1..<count, wantsLogits: true))
             }
             // A sequence that preempted itself is no longer at this place.
             if at < running.count, running[at] == handle { at += 1 }
         }
         // When all have what they need: drafts take nobody's pages.
-        for handle in grown {
-            let (count, drafts) = (self[handle].tokens.count, roomForDrafts(handle, pool: &pool))
-            plan.chunks.append(
-                StepChunk(sequence: handle, positions: count - 1..<count + drafts, wantsLogits: true, drafts: drafts))
+        for index in plan.chunks.indices {
+            let (chunk, drafts) = (plan.chunks[index], roomForDrafts(plan.chunks[index].sequence, pool: &pool))
+            plan.chunks[index].positions = chunk.positions.lowerBound..<chunk.positions.upperBound + drafts
+            plan.chunks[index].drafts = drafts
         }
     }
 

@@ -23,8 +23,7 @@ final class LatentMemory {
     /// [threads][rowsTogether][positions]
     private let scores: UnsafeMutablePointer<Float>
     private let scoreStride: Int
-    /// Rows whose scores are computed slice by slice: the keys come from memory once for all of them, which is what long
-    /// contexts wait for. Few enough to give all threads tasks to the end.
+    /// Of a batch of all rows, which has the most.
     private let rowsTogether: Int
     private let scratch: Scratch
 
@@ -34,7 +33,7 @@ final class LatentMemory {
     ) throws(EngineError) {
         let (shape, count) = (geometry.shape, max(rows, 1))
         scoreStride = (positions + 31) / 16 * 16
-        rowsTogether = min(max(count / (4 * pool.threads), 1), 8)
+        rowsTogether = Self.rowsTogether(count, threads: pool.threads)
         scratch = try Scratch(floats: [
             count * geometry.downWidth, count * geometry.upWidth, count * shape.heads * shape.width,
             count * shape.heads * shape.latent, count * shape.heads * geometry.value,
@@ -86,7 +85,7 @@ final class LatentMemory {
                 scanTogether(row, plane: plane, geometry, table, pool)
             }
         } else {
-            let together = min(max(count / (4 * pool.threads), 1), rowsTogether)
+            let together = Self.rowsTogether(count, threads: pool.threads)
             let slice = Self.sliceLength(geometry)
             // The last rows of a prompt take longest: they are handed out first.
             pool.run((count + together - 1) / together) { task, worker in
@@ -97,6 +96,10 @@ final class LatentMemory {
             }
         }
     }
+
+    /// How many of `count` rows have their scores computed slice by slice: the keys come from memory once for all of them,
+    /// which is what long contexts wait for. Few enough to give all threads tasks to the end.
+    private static func rowsTogether(_ count: Int, threads: Int) -> Int { min(max(count / (4 * threads), 1), 8) }
 
     /// Positions whose keys stay in a core's cache while rows take turns; a multiple of 16.
     private static func sliceLength(_ geometry: LatentAttention.Geometry) -> Int {
