@@ -138,11 +138,11 @@ class Rig:
     async def find_slab(self):
         """By what the sender writes when it serves the router's probe."""
         served = await self.sender.wait_for("served", 1)
-        slot = max(slot for slot, _ in served[0]["slots"])
+        slots = [slot for slot, _ in served[0]["slots"]]
         # Sealed and settled, so it has landed as a whole.
         await self.until_attached()
-        if not self.slab.find(slot, FILL):
-            raise Failed("the sender's first page is nowhere in the decode node's memory")
+        if not self.slab.find(slots, FILL):
+            raise Failed(f"what the sender wrote to slots {slots} is nowhere in the decode node's memory")
 
     async def undisturbed(self):
         """The answers of each of a set alone, and of all at once, which must be the same; the pages that are the

@@ -1,6 +1,7 @@
 """Reads a decode node's KV slab from outside, through /proc, so that nothing has to be believed of the node itself."""
 
 import hashlib
+import itertools
 
 
 class Slab:
@@ -10,9 +11,10 @@ class Slab:
         self.page_bytes = page_bytes
         self.base = None
 
-    def find(self, slot, fill):
-        """Finds the slab by a slot whose page is mostly this byte, up to its end and not beyond."""
-        edge = bytes([fill]) * 64
+    def find(self, slots, fill):
+        """Finds the slab by slots whose pages are this byte, but for what was decoded into them since: where the most
+        of it lies in these slots. Any other place that begins on a system page has less, by what it is shifted."""
+        most = 0
         with open(f"/proc/{self.pid}/maps") as maps, open(f"/proc/{self.pid}/mem", "rb") as memory:
             for line in maps:
                 span, mode, *_ = line.split()
@@ -20,16 +22,14 @@ class Slab:
                 if not mode.startswith("rw") or high - low < self.pages * self.page_bytes:
                     continue
                 memory.seek(low)
-                content = memory.read(high - low)
+                count = Counts(memory.read(high - low), fill)
                 # The mapping may hold neighbours too, but the slab begins on a system page.
-                for base in range(0, len(content) - self.pages * self.page_bytes + 1, 4096):
-                    end = base + (slot + 1) * self.page_bytes
-                    if content[end - 64 : end] != edge or content[end : end + 64] == edge:
-                        continue
-                    if content.count(fill, end - self.page_bytes, end) > self.page_bytes // 2:
-                        self.base = low + base
-                        return True
-        return False
+                for base in range(0, high - low - self.pages * self.page_bytes + 1, Counts.STEP):
+                    starts = (base + slot * self.page_bytes for slot in slots)
+                    found = sum(count.within(start, start + self.page_bytes) for start in starts)
+                    if found > most:
+                        most, self.base = found, low + base
+        return most > 0.75 * len(slots) * self.page_bytes
 
     def page(self, slot):
         with open(f"/proc/{self.pid}/mem", "rb") as memory:
@@ -51,3 +51,22 @@ class Slab:
             byte = memory.read(1)[0]
             memory.seek(-1, 1)
             memory.write(bytes([byte ^ 0xFF]))
+
+
+class Counts:
+    """How often a byte occurs in any part of a content, cheaply for many parts."""
+
+    STEP = 4096
+
+    def __init__(self, content, byte):
+        self.content = content
+        self.byte = byte
+        steps = (content.count(byte, at, at + self.STEP) for at in range(0, len(content), self.STEP))
+        self.before = [0, *itertools.accumulate(steps)]
+
+    def within(self, low, high):
+        return self._up_to(high) - self._up_to(low)
+
+    def _up_to(self, end):
+        whole = end // self.STEP
+        return self.before[whole] + self.content.count(self.byte, whole * self.STEP, end)
