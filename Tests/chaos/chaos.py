@@ -3,8 +3,9 @@
 
 `Tests/chaos/chaos.py --seconds 60` does the same with what is built. Variables: SEED=1 RATE=requests/s PREFILL=2
 DECODE=2 FAULTS=kill,stop,router,net FAULT_EVERY=s PAGES=n REQUESTS=n IN_FLIGHT=n ABORTS=share MIN_HANDOFFS=n KEEP=1
-MODEL=path (the bundled GLM-5) SPECULATE=drafts (3 of the bundled one; the answers to compare with are without), and TRANSPORT=rdma: lanes over RDMA, on Soft-RoCE in a guest (Tests/rdma), or on the device of
-this machine that BATON_RDMA_HOST names.
+MODEL=path (the bundled GLM-5) SPECULATE=drafts (3 of the bundled one; the answers to compare with are without).
+TRANSPORT=rdma: lanes over RDMA, on Soft-RoCE in a guest (Tests/rdma), or on the device of this machine that
+BATON_RDMA_HOST names.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def options():
     if chosen.speculate < 0:
         chosen.speculate = 3 if chosen.model == BUNDLED else 0
     if not chosen.model.exists():
-        sys.exit(f"{chosen.model} is missing; run `make setup`")
+        sys.exit(f"MODEL: there is no {chosen.model}")
     if transport not in ("tcp", "rdma"):
         sys.exit(f"TRANSPORT knows tcp and rdma, not {transport}")
     unknown = set(chosen.faults) - set(faults.KINDS)

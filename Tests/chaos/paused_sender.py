@@ -376,7 +376,7 @@ def start():
     if (os.environ.get("TRANSPORT") or "tcp") != "tcp":
         sys.exit("this sender speaks the protocol of lanes over TCP only; for RDMA: make test-rdma")
     if not pathlib.Path(MODEL).exists():
-        sys.exit(f"{MODEL} is missing; run `make setup`")
+        sys.exit(f"MODEL: there is no {MODEL}; `make setup` fetches the default")
     chosen = argparse.Namespace(
         runs=int(os.environ.get("RUNS") or 100),
         seed=int(os.environ.get("SEED") or 1),
