@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -17,9 +18,23 @@ BINARIES = pathlib.Path(os.environ.get("BATON_BIN") or ROOT / ".build" / "releas
 MODEL = os.environ.get("BATON_MODEL") or os.environ.get("MODEL") or ROOT / ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+_given_ports = set()
+
+
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    """A port of the loopback address that was free a moment ago, never the same twice. Below those that the kernel
+    gives out itself, or somebody who asks for any port could have it before its owner does."""
+    for _ in range(100):
+        port = random.randrange(10_000, 32_768)
+        if port in _given_ports:
+            continue
+        _given_ports.add(port)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+            return port
+        except OSError:
+            continue
+    raise OSError("no free port")
 
 
 class Cluster:

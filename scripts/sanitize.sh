@@ -10,7 +10,7 @@ modules=$(IFS=, && echo "$*")
 # C without debug information: TLS is most of what is built, and reports name its functions all the same.
 options=(--sanitize="$kind" --scratch-path ".build-$kind" -Xswiftc -assert-config -Xswiftc Release -Xcc -g0)
 
-timeout 1800 scripts/only.sh "$modules" swift build --build-tests "${options[@]}"
+timeout 3600 scripts/only.sh "$modules" swift build --build-tests "${options[@]}"
 
 # What mutexes and continuations order, the thread sanitizer does not see without swift_edges.
 preloaded=(no_assertion_failures)

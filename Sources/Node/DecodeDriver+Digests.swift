@@ -104,8 +104,8 @@ extension DecodeDriver {
                 return []
             }
         case .pages(let slots):
-            memory.pool.withLock { pool in for slot in slots { pool.release(slot) } }
             metrics.evidencePages.add(-Double(slots.count))
+            memory.pool.withLock { pool in for slot in slots { pool.release(slot) } }
             engine.current?.wake()
         }
     }

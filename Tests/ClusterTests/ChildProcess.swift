@@ -112,22 +112,26 @@ final class ChildProcess: Sendable {
     }
 }
 
-/// A TCP port of the loopback address that was free a moment ago.
+private let givenPorts = Mutex<Set<UInt16>>([])
+
+/// A TCP port of the loopback address that was free a moment ago, never the same twice. Below those that the kernel gives
+/// out itself, or somebody who asks for any port could have it before its owner does.
 func freePort() throws -> Int {
-    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    defer { close(descriptor) }
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-    let port = withUnsafeMutablePointer(to: &address) { pointer in
-        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { generic -> Int? in
-            guard bind(descriptor, generic, length) == 0, getsockname(descriptor, generic, &length) == 0 else {
-                return nil
+    for _ in 0..<100 {
+        let port = UInt16.random(in: 10_000..<32_768)
+        guard givenPorts.withLock({ $0.insert(port).inserted }) else { continue }
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        defer { close(descriptor) }
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+        address.sin_port = port.bigEndian
+        let isFree = withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
             }
-            return Int(UInt16(bigEndian: pointer.pointee.sin_port))
         }
+        if isFree { return Int(port) }
     }
-    guard let port else { throw ChildProcess.LaunchFailure(description: "no free port: errno \(errno)") }
-    return port
+    throw ChildProcess.LaunchFailure(description: "no free port: errno \(errno)")
 }

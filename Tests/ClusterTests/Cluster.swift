@@ -147,6 +147,24 @@ final class Cluster: Sendable {
         throw ChildProcess.LaunchFailure(description: "no \(what)")
     }
 
+    /// Waits until the ledger has a handoff that this node works on. Heartbeats, from which the status is made, may all
+    /// come between handoffs that are short.
+    func waitForWork(on name: String) async throws {
+        let isPrefill = name.hasPrefix("prefill")
+        let deadline = ContinuousClock.now + .seconds(60)
+        while ContinuousClock.now < deadline {
+            let rows = try await client.json("/admin/handoffs").array ?? []
+            let found = rows.contains { row in
+                isPrefill
+                    ? row["prefill"]?.string == name && row["state"]?.string == "prefilling"
+                    : row["decode"]?.string == name
+            }
+            if found { return }
+            try await Task.sleep(for: .milliseconds(5))
+        }
+        throw ChildProcess.LaunchFailure(description: "no work on \(name) in a minute; logs in \(folder)")
+    }
+
     func waitUntilReady(nodes: Int, pairs: Bool = true) async throws {
         try await wait(for: "\(nodes) nodes") { $0.nodes.count == nodes }
         try await waitUntilReady(client, path: pairs ? "/ready" : "/health")

@@ -13,7 +13,7 @@ extension ClusterTests {
             for victim in ["decode-1", "prefill-2"] {
                 async let storm = StormTests.wave(
                     count, of: requests, against: reference, on: cluster, seed: UInt64(victim.count))
-                try await cluster.wait(for: "work on \(victim)") { ($0.node(victim)?.openHandoffs ?? 0) > 0 }
+                try await cluster.waitForWork(on: victim)
                 let process = try cluster.process(victim)
                 process.send(SIGKILL)
                 #expect(await process.waitForExit(.seconds(5)) == .signal(SIGKILL))
@@ -32,7 +32,7 @@ extension ClusterTests {
             on cluster: Cluster, _ requests: [WorkRequest], _ reference: [StreamedAnswer]
         ) async throws {
             async let storm = StormTests.wave(60, of: requests, against: reference, on: cluster, seed: 4)
-            try await cluster.wait(for: "work on prefill-1") { ($0.node("prefill-1")?.openHandoffs ?? 0) > 0 }
+            try await cluster.waitForWork(on: "prefill-1")
             let process = try cluster.process("prefill-1")
             process.send(SIGSTOP)
             try await cluster.wait(for: "the lease to end") { $0.node("prefill-1")?.state != "ready" }
@@ -73,7 +73,7 @@ extension ClusterTests {
             let reference = try await StormTests.reference(requests)
             let cluster = try await Cluster.start(prefill: 1, decode: 2)
             async let storm = StormTests.wave(48, of: requests, against: reference, on: cluster, seed: 5)
-            try await cluster.wait(for: "work on decode-2") { ($0.node("decode-2")?.openHandoffs ?? 0) > 0 }
+            try await cluster.waitForWork(on: "decode-2")
             let node = try cluster.process("decode-2")
             node.send(SIGTERM)
             #expect(await node.waitForExit(.seconds(60)) == .code(0))

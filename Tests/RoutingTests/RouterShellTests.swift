@@ -124,6 +124,8 @@ private final class LiveNodes: Sendable {
         let isCut = wasCut.load(ordering: .relaxed)
         #expect(isCut)
         #expect(await mailbox.next().isEmpty)
+        // What was cut is cancelled next.
+        for _ in 0..<400 where nodes.router.activeCount > 0 { try await Task.sleep(for: .milliseconds(5)) }
         #expect(nodes.router.activeCount == 0)
     }
 

@@ -15,17 +15,20 @@ extension Lanes {
             lanes.pool.setPeers([lanes.peer])
             var random = SystemRandomNumberGenerator()
             var (interrupted, changed, refused, loud) = (0, 0, 0, 0)
-            var last = LaneID(0)
-            for round in 0..<200 {
+            var rounds = 0
+            var (time, last) = try lanes.undisturbedWrite(slots: 0..<64)
+            // More where the machine's pace hides the moment.
+            while rounds < 200 || ((interrupted <= 10 || refused <= 10) && rounds < 600) {
+                rounds += 1
                 let key = try #require(lanes.openLane(after: last))
                 for slot in 0..<64 { lanes.target.fill(slot, with: 0xFF) }
-                let grant = terms(key.lane, epoch: 1, slots: 0..<64, generation: UInt32(round + 1))
+                let grant = terms(key.lane, epoch: 1, slots: 0..<64, generation: UInt32(rounds))
                 #expect(lanes.listener.bind(grant))
                 for layer in 0..<testShape.layerCount {
                     lanes.pool.post(key, batch(grant, layers: layer..<layer + 1))
                 }
                 // The grant ends at a random moment of the write.
-                usleep(UInt32.random(in: 0...3000, using: &random))
+                usleep(UInt32.random(in: 0...time, using: &random))
                 guard lanes.listener.unbind(key.lane, grant.epoch) == .quiet else {
                     // The adapter did not get to it in time: a fence it is.
                     loud += 1
@@ -34,13 +37,13 @@ extension Lanes {
                     last = key.lane
                     continue
                 }
-                interrupted += lanes.target.isFilled(63, with: 0xFF) ? 0 : 1
-                let mark = UInt8(round & 0x7F)
+                interrupted += lanes.isInTheMiddle(of: 63) ? 1 : 0
+                let mark = UInt8(rounds & 0x7F)
                 for slot in 0..<64 { lanes.target.fill(slot, with: mark) }
                 // Time for a late write to show itself.
                 usleep(1000)
                 for slot in 0..<64 where !lanes.target.isFilled(slot, with: mark) { changed += 1 }
-                let end = lanes.sent.first(within: .milliseconds(20)) {
+                let end = lanes.sent.first(within: .milliseconds(20) + .microseconds(4 * Int(time))) {
                     if case .closed(key, let reason) = $0 { reason } else { nil }
                 }
                 if end?.kind == .staleWrite { refused += 1 }
@@ -49,9 +52,10 @@ extension Lanes {
                 last = key.lane
             }
             #expect(changed == 0)
-            #expect(loud < 20, "the windows hardly ever ended in time")
-            #expect(interrupted > 10, "the grants never ended in the middle of a write")
-            #expect(refused > 10, "no write met an ended window")
+            let found: Comment = "\(rounds) grants, writes of \(time) µs: \(interrupted) ended in one, \(loud) late"
+            #expect(loud < rounds / 10, found)
+            #expect(interrupted > 10, found)
+            #expect(refused > 10, found)
         }
 
         /// Without windows a peer can write for as long as its lane lives: only a fence ends that.

@@ -104,25 +104,36 @@ async def missing_lanes(cluster, patience=30.0):
     """Pairs of nodes that are not connected again by as many lanes as they keep, as the routers see it."""
     deadline = time.monotonic() + patience
     while True:
-        missing = []
-        for router in cluster.routers:
-            nodes = (await cluster.status(router))["nodes"]
-            decodes = sum(node["role"] == "decode" for node in nodes)
-            prefills = len(nodes) - decodes
-            for node in nodes:
-                wanted = LANES * (prefills if node["role"] == "decode" else decodes)
-                if node["lanes"]["idle"] != wanted or node["lanes"]["busy"]:
-                    missing.append(f"{node['name']} as {router.name} sees it: {node['lanes']}, not {wanted} idle")
+        try:
+            missing = await _missing_lanes(cluster)
+        except OSError as failure:
+            missing = [str(failure)]
         if not missing or time.monotonic() > deadline:
             return missing
         await asyncio.sleep(0.5)
+
+
+async def _missing_lanes(cluster):
+    missing = []
+    for router in cluster.routers:
+        nodes = (await cluster.status(router))["nodes"]
+        decodes = sum(node["role"] == "decode" for node in nodes)
+        prefills = len(nodes) - decodes
+        for node in nodes:
+            wanted = LANES * (prefills if node["role"] == "decode" else decodes)
+            if node["lanes"]["idle"] != wanted or node["lanes"]["busy"]:
+                missing.append(f"{node['name']} as {router.name} sees it: {node['lanes']}, not {wanted} idle")
+    return missing
 
 
 async def leftovers(cluster, patience=30.0):
     """Lost pages and open handoffs by every account there is: the nodes' own and that of every router."""
     deadline = time.monotonic() + patience
     while True:
-        pages, handoffs = await _leftovers(cluster)
+        try:
+            pages, handoffs = await _leftovers(cluster)
+        except OSError as failure:
+            pages, handoffs = {"asked": str(failure)}, {}
         if not pages and not handoffs or time.monotonic() > deadline:
             return pages, handoffs
         await asyncio.sleep(0.5)

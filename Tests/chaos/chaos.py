@@ -255,7 +255,7 @@ def start():
     except asyncio.CancelledError:
         say("interrupted")
         sys.exit(130)
-    except (RuntimeError, TimeoutError) as failure:
+    except (RuntimeError, OSError, TimeoutError) as failure:
         say(f"failed: {failure}")
     finally:
         network.close()

@@ -8,10 +8,11 @@ ends, the kernel takes everything away.
 import asyncio
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
+
+from cluster import free_port
 
 ENTERED = "BATON_CHAOS_NAMESPACE"
 PLANES = ("control", "data")
@@ -48,7 +49,6 @@ class Loopback:
 
     def __init__(self):
         self.ports = {}
-        self.held = []
 
     def add_node(self, name):
         pass
@@ -73,19 +73,11 @@ class Loopback:
     def port(self, name, use):
         """A port that stays the same over restarts."""
         if (name, use) not in self.ports:
-            listener = socket.create_server(("127.0.0.1", 0))
-            self.held.append(listener)
-            self.ports[name, use] = listener.getsockname()[1]
+            self.ports[name, use] = free_port()
         return self.ports[name, use]
 
-    def release_ports(self):
-        """Ports are held until all are chosen, so that none is given out twice."""
-        for listener in self.held:
-            listener.close()
-        self.held = []
-
     def close(self):
-        self.release_ports()
+        """Nothing of it outlives the processes."""
 
 
 class Namespaces(Loopback):
@@ -175,7 +167,6 @@ class Namespaces(Loopback):
             await run(f"tc qdisc del dev {link} root")
 
     def close(self):
-        super().close()
         for holder, _ in self.nodes.values():
             holder.kill()
             holder.wait()

@@ -172,7 +172,10 @@ class Rig:
         """Until no page is promised, quarantined or in use."""
         deadline = time.monotonic() + seconds
         while True:
-            values = prometheus.parse(await self.decode.metrics(5))
+            try:
+                values = prometheus.parse(await self.decode.metrics(5))
+            except OSError as failure:
+                values = {("no answer", ()): failure}
             free = sum(values.get(("kv_pages", (("state", state),)), 0) for state in ("free", "cached"))
             if free == PAGES and not values.get(("open_handoffs", ()), 0):
                 return values
@@ -334,7 +337,7 @@ async def run(chosen, folder):
         # The same once more with a byte changed by us: a test that cannot see one shows nothing.
         seen = await rig.round(number, rig.plans(1), spoil=True)
         return report(rig, counted, done, seconds, seen)
-    except (Failed, TimeoutError) as failure:
+    except (Failed, OSError, TimeoutError) as failure:
         print(f"failed after {rig.passed} runs: {failure}")
         return False
     finally:

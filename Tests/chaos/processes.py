@@ -93,7 +93,6 @@ class Cluster:
         self.routers = [self._router(f"router-{number + 1}") for number in range(routers)]
         self.nodes = [self._node(f"prefill-{number + 1}", "prefill") for number in range(prefill)]
         self.nodes += [self._node(f"decode-{number + 1}", "decode") for number in range(decode)]
-        network.release_ports()
 
     @property
     def all(self):
