@@ -190,8 +190,32 @@ extension RoutingCore {
         conclude(run, .success(reason), .completed, stopsLegs: isEarly, now: now)
     }
 
+    /// The decode node has told of the end. What the prefill node measured comes on a stream of its own, and may be
+    /// behind the end of a short answer: the end waits until it is there, or cannot come any more.
+    mutating func isWhole(_ run: Run, _ reason: FinishReason, now: Duration) {
+        let isReported = run.request.times.written != nil
+        guard !isReported, !run.request.isProbe else { return finish(run.id, reason, now: now) }
+        runs[run.id]?.ending = Ending(reason: reason, by: now + settings.reportPatience)
+    }
+
+    /// The prefill node has reported, or has nothing more to say.
+    mutating func endWhole(_ handoff: HandoffID, now: Duration) {
+        guard let run = run(of: handoff), let ending = run.ending else { return }
+        finish(run.id, ending.reason, now: now)
+    }
+
+    /// Its report is late, or lost: it is not repeated.
+    mutating func endUnreported(now: Duration) {
+        let late = runs.values.filter { run in run.ending.map { $0.by <= now } ?? false }
+        // In a fixed order: what happens must not depend on hashing.
+        for number in late.map(\.id).sorted() {
+            if let ending = runs[number]?.ending { finish(number, ending.reason, now: now) }
+        }
+    }
+
     mutating func fail(_ number: UInt64, _ error: APIError, now: Duration) {
         guard let run = runs[number] else { return }
+        if let ending = run.ending { return finish(number, ending.reason, now: now) }
         if !run.request.isProbe { note(.runFailed(number, error)) }
         // A run that fails with its handoff open (a shutdown, a fault of ours) stops both legs.
         conclude(run, .failure(error), .failed, stopsLegs: true, now: now)

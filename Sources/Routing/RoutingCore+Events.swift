@@ -123,6 +123,7 @@ extension RoutingCore {
                 if placements[report.handoff]?.holdsLane == true { placements[report.handoff]?.progressBy = nil }
             }
             perform(ledger.written(report.handoff, from: id), now: now)
+            if run(of: report.handoff)?.request.times.written != nil { endWhole(report.handoff, now: now) }
         case .sealed(let handoff, let sealTime):
             if placements[handoff]?.pair.decode == id {
                 prefillDone(handoff)
@@ -249,6 +250,7 @@ extension RoutingCore {
             perform(ledger.deadlinePassed(key.name, key.handoff), now: now)
         }
         failStalled(now: now)
+        endUnreported(now: now)
         for number in waiting.takeExpired(now: now, limit: settings.queueTimeout) { queueTimedOut(number, now: now) }
         probe(now: now)
         dispatch(now: now)
@@ -280,6 +282,7 @@ extension RoutingCore {
             case .settled(let handoff):
                 unplace(handoff)
                 note(.settled(handoff))
+                endWhole(handoff, now: now)
             }
         }
     }
@@ -299,8 +302,8 @@ extension RoutingCore {
         case .finished:
             guard let run = run(of: handoff) else { return }
             switch run.reported {
-            case .length: finish(run.id, .length, now: now)
-            case .stopToken, nil: finish(run.id, .stop, now: now)
+            case .length: isWhole(run, .length, now: now)
+            case .stopToken, nil: isWhole(run, .stop, now: now)
             case .cancelled:
                 attemptFailed(handoff, cause: "the decode node ended it", retryable: true, now: now)
             }

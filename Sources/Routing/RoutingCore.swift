@@ -33,6 +33,8 @@ package struct RoutingCore: ~Copyable {
         var firstFailure: Duration?
         /// What the decode node said the end was.
         var reported: FinishReport.Reason?
+        /// The answer is whole, and its end waits for the prefill node's report.
+        var ending: Ending?
         /// What a node said of a failure that the ledger is about to hand out.
         var failureText: String?
         var avoided: Set<Incarnation> = []
@@ -46,6 +48,11 @@ package struct RoutingCore: ~Copyable {
             job.pinned = request.pinned
             return job
         }
+    }
+
+    struct Ending: Sendable {
+        let reason: FinishReason
+        let by: Duration
     }
 
     /// What an open handoff takes on its nodes, so that the same is given back when it ends.

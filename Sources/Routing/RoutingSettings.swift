@@ -14,6 +14,8 @@ package struct RoutingSettings: Sendable {
     /// to work on, fails: far above what the slowest machine needs, since it only catches engines that hang.
     package var progressTimeout = Duration.seconds(60)
     package var progressTimePerToken = Duration.milliseconds(20)
+    /// How long the end of a whole answer waits for what the prefill node measured, which may come behind it.
+    package var reportPatience = Duration.milliseconds(100)
     /// How long a node is left alone after it refused for lack of pages, lanes or sequences.
     package var refusalBackoff = Duration.milliseconds(25)
     /// A pair whose round trip failed is probed again after this, doubling up to `probeBackoffMax`.

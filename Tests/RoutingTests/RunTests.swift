@@ -192,6 +192,61 @@ private func failure(_ ending: RunEnding?) -> APIError? {
     }
 }
 
+/// An answer that is whole before the prefill node has told what it measured: its words come on another stream.
+@Suite struct LateReportTests {
+    enum Next: CaseIterable { case reported, settled, patienceOver, prefillLost, shutdown, reportOfAnother }
+
+    @Test(arguments: Next.allCases)
+    func theEndWaitsForTheReport(next: Next) throws {
+        let (cluster, p, d) = cluster(1, 1)
+        cluster.stuckPrefills = [p[0]]
+        let run = try cluster.submit()[0]
+        let handoff = try #require(cluster.reservations.keys.first)
+        cluster.silent = [p[0]]
+        cluster.say(.sealed(handoff, sealTime: .zero), d[0])
+        let tokens = FakeCluster.completion()
+        cluster.say(
+            .tokens(TokenBatch(runs: [TokenRun(handoff: handoff, firstIndex: 0, tokens: tokens)], sent: .zero)), d[0])
+        cluster.say(
+            .finished(
+                FinishReport(
+                    handoff: handoff, reason: .length, tokens: 5, firstStep: .zero, decode: .zero, preemptions: 0)),
+            d[0])
+        #expect(cluster.tokens[run] == tokens)
+        #expect(cluster.endings[run] == nil)
+        let report = WriteReport(
+            handoff: handoff, cachedTokens: 3, queue: .zero, compute: .milliseconds(1), transfer: .zero, bytes: 64)
+        switch next {
+        case .reported: cluster.say(.written(report), p[0])
+        case .settled: cluster.say(.drained(handoff, posted: 1, completed: 1), p[0])
+        case .patienceOver:
+            cluster.advance(.milliseconds(90))
+            #expect(cluster.endings[run] == nil)
+            cluster.advance(.milliseconds(20))
+        case .prefillLost: cluster.lose(p[0])
+        case .shutdown:
+            cluster.core.cancelAll(now: cluster.now)
+            cluster.settle()
+        case .reportOfAnother:
+            cluster.say(.written(report), d[0])
+            #expect(cluster.endings[run] == nil)
+            cluster.say(.written(report), p[0])
+        }
+        #expect(finish(cluster.endings[run]) == .length)
+        let isTold = next == .reported || next == .reportOfAnother
+        #expect(cluster.endings[run]?.times.cachedTokens == (isTold ? 3 : 0))
+        #expect(cluster.outcomes[run] == .completed)
+        // It ends once, whatever comes later.
+        cluster.endings = [:]
+        cluster.silent = []
+        cluster.say(.written(report), p[0])
+        cluster.advance(.seconds(3))
+        #expect(cluster.endings[run] == nil)
+        #expect(cluster.isIdle)
+        #expect(cluster.placements.isEmpty)
+    }
+}
+
 @Suite struct CancelTests {
     /// Where a run is when its client leaves.
     enum Phase: CaseIterable { case waiting, reserving, prefilling, decoding, retrying }
