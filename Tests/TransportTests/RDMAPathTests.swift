@@ -73,7 +73,10 @@ extension Lanes {
             let replacement = try #require(lanes.lane(over: .tcp))
             try lanes.handOver(on: replacement, generation: 10)
             #expect(lanes.pool.snapshot().first?.reason?.isEmpty == false)
-            #expect(lanes.listener.lanes.allSatisfy { $0.transport == .tcp })
+            // Each lane finds out for itself.
+            wait("the other lane over RDMA to go", within: .seconds(60)) {
+                lanes.listener.lanes.allSatisfy { $0.transport == .tcp }
+            }
         }
 
         /// Frames to an address that is nobody's are lost on the cable, as on one that is pulled out. The ports stay up:
