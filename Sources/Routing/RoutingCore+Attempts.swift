@@ -192,14 +192,15 @@ extension RoutingCore {
 
     /// The decode node has told of the end. What the prefill node measured comes on a stream of its own, and may be
     /// behind the end of a short answer: the end waits until it is there, or cannot come any more.
-    mutating func isWhole(_ run: Run, _ reason: FinishReason, now: Duration) {
-        let isReported = run.request.times.written != nil
-        guard !isReported, !run.request.isProbe else { return finish(run.id, reason, now: now) }
+    mutating func endOnceReported(_ run: Run, _ reason: FinishReason, now: Duration) {
+        guard run.request.times.written == nil, !run.request.isProbe else {
+            return finish(run.id, reason, now: now)
+        }
         runs[run.id]?.ending = Ending(reason: reason, by: now + settings.reportPatience)
     }
 
     /// The prefill node has reported, or has nothing more to say.
-    mutating func endWhole(_ handoff: HandoffID, now: Duration) {
+    mutating func endIfWhole(_ handoff: HandoffID, now: Duration) {
         guard let run = run(of: handoff), let ending = run.ending else { return }
         finish(run.id, ending.reason, now: now)
     }

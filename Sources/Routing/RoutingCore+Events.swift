@@ -118,12 +118,14 @@ extension RoutingCore {
         case .written(let report):
             if placements[report.handoff]?.pair.prefill == id {
                 prefillDone(report.handoff)
-                if run(of: report.handoff) != nil { record(report, now: now) }
+                if run(of: report.handoff) != nil {
+                    record(report, now: now)
+                    endIfWhole(report.handoff, now: now)
+                }
                 // From here the ledger waits for the seal itself, unless that came first.
                 if placements[report.handoff]?.holdsLane == true { placements[report.handoff]?.progressBy = nil }
             }
             perform(ledger.written(report.handoff, from: id), now: now)
-            if run(of: report.handoff)?.request.times.written != nil { endWhole(report.handoff, now: now) }
         case .sealed(let handoff, let sealTime):
             if placements[handoff]?.pair.decode == id {
                 prefillDone(handoff)
@@ -282,7 +284,7 @@ extension RoutingCore {
             case .settled(let handoff):
                 unplace(handoff)
                 note(.settled(handoff))
-                endWhole(handoff, now: now)
+                endIfWhole(handoff, now: now)
             }
         }
     }
@@ -302,8 +304,8 @@ extension RoutingCore {
         case .finished:
             guard let run = run(of: handoff) else { return }
             switch run.reported {
-            case .length: isWhole(run, .length, now: now)
-            case .stopToken, nil: isWhole(run, .stop, now: now)
+            case .length: endOnceReported(run, .length, now: now)
+            case .stopToken, nil: endOnceReported(run, .stop, now: now)
             case .cancelled:
                 attemptFailed(handoff, cause: "the decode node ended it", retryable: true, now: now)
             }
