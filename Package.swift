@@ -84,35 +84,41 @@ let modules: [Module] = [
     Module(name: "CRDMA", kind: .c, libraries: ["ibverbs", "rdmacm"]),
     Module(name: "Transport", uses: ["Handoff", "CXXHash", "CRDMA"], isTestable: true),
     // The cluster.
+    Module(name: "Messages", uses: ["Handoff"], isTestable: true),
+    Module(name: "API", uses: ["OrderedJSON"], isTestable: true),
+    Module(name: "Cores", uses: ["Handoff", "Messages", "API"], isTestable: true),
     Module(name: "Telemetry", packages: [.log], isTestable: true),
     Module(
-        name: "ControlPlane", uses: ["Handoff"], packages: [.grpc, .grpcTransport, .grpcProtobuf, .protobuf, .log],
+        name: "ControlPlane", uses: ["Handoff", "Messages", "Cores"],
+        packages: [.grpc, .grpcTransport, .grpcProtobuf, .protobuf, .log],
         isTestable: true),
     Module(
         name: "Node",
         uses: [
-            "Engine", "Handoff", "Transport", "ControlPlane", "Telemetry", "Kernels", "ModelFormat", "Tokenization",
-            "OrderedJSON",
+            "Engine", "Handoff", "Transport", "Messages", "ControlPlane", "Telemetry", "Kernels", "ModelFormat",
+            "Tokenization", "OrderedJSON",
         ],
         packages: [.hummingbird, .log, .lifecycle, .arguments, .nio], isTestable: true),
-    Module(name: "API", uses: ["OrderedJSON"], isTestable: true),
     Module(
-        name: "Routing", uses: ["Handoff", "ControlPlane", "API", "Tokenization", "Telemetry", "OrderedJSON"],
+        name: "Routing",
+        uses: ["Handoff", "Messages", "Cores", "ControlPlane", "API", "Tokenization", "Telemetry", "OrderedJSON"],
         packages: [.log], isTestable: true),
     // Assembly.
     Module(
         name: "router", kind: .executable,
         uses: [
-            "Routing", "API", "ControlPlane", "Telemetry", "Tokenization", "ModelFormat", "CheckpointText",
+            "Routing", "Cores", "Messages", "API", "ControlPlane", "Telemetry", "Tokenization", "ModelFormat",
+            "CheckpointText",
             "OrderedJSON", "Handoff",
         ],
         packages: [.hummingbird, .arguments, .log, .lifecycle, .subprocess, .httpClient, .nio]),
     Module(
         name: "prefill-node", kind: .executable,
-        uses: ["Node", "Engine", "ControlPlane", "Kernels", "ModelFormat", "OrderedJSON", "Tokenization"],
+        uses: ["Node", "Engine", "Messages", "ControlPlane", "Kernels", "ModelFormat", "OrderedJSON", "Tokenization"],
         packages: [.arguments, .log]),
     Module(
-        name: "decode-node", kind: .executable, uses: ["Node", "Engine", "ControlPlane"], packages: [.arguments, .log]),
+        name: "decode-node", kind: .executable, uses: ["Node", "Engine", "Messages", "ControlPlane"],
+        packages: [.arguments, .log]),
     Module(
         name: "bench", kind: .executable,
         uses: ["Engine", "Kernels", "ModelFormat", "Transport", "Handoff", "OrderedJSON", "SeededRandom"],
@@ -131,18 +137,23 @@ let modules: [Module] = [
             "Engine", "Kernels", "ModelFormat", "Tokenization", "Handoff", "OrderedJSON", "SeededRandom", "Simulation",
         ]),
     Module(name: "TransportTests", kind: .test, uses: ["Transport", "Handoff", "CRDMA"]),
+    Module(name: "CoresTests", kind: .test, uses: ["Cores", "Messages", "Handoff", "API", "SeededRandom"]),
     Module(name: "TelemetryTests", kind: .test, uses: ["Telemetry"], packages: [.log]),
     Module(
-        name: "ControlPlaneTests", kind: .test, uses: ["ControlPlane", "Handoff", "SeededRandom"],
+        name: "ControlPlaneTests", kind: .test, uses: ["ControlPlane", "Messages", "Handoff", "SeededRandom"],
         packages: [.grpc, .grpcTransport, .protobuf, .log]),
     Module(name: "APITests", kind: .test, uses: ["API", "OrderedJSON", "SeededRandom", "Tokenization"]),
     Module(
         name: "RoutingTests", kind: .test,
-        uses: ["Routing", "Handoff", "ControlPlane", "API", "Telemetry", "Tokenization", "OrderedJSON"],
+        uses: [
+            "Routing", "Cores", "Messages", "Handoff", "ControlPlane", "API", "Telemetry", "Tokenization",
+            "OrderedJSON",
+        ],
         packages: [.log]),
     Module(
         name: "NodeTests", kind: .test,
-        uses: ["Node", "Engine", "Handoff", "Transport", "ControlPlane", "Telemetry", "Kernels"], packages: [.log]),
+        uses: ["Node", "Engine", "Handoff", "Transport", "Messages", "ControlPlane", "Telemetry", "Kernels"],
+        packages: [.log]),
     Module(name: "TidyTests", kind: .test),
     Module(
         name: "ClusterTests", kind: .test,

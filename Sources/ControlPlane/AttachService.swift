@@ -1,5 +1,7 @@
+import Cores
 import GRPCCore
 import Logging
+import Messages
 
 /// The gRPC service behind `ControlServer`: one call per attached node.
 struct AttachService: Baton_Control_V1_Control.SimpleServiceProtocol {

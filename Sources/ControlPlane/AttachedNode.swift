@@ -1,4 +1,6 @@
+import Cores
 package import Handoff
+package import Messages
 import SwiftProtobuf
 import Synchronization
 

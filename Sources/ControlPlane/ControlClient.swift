@@ -2,6 +2,7 @@ import GRPCCore
 import GRPCNIOTransportHTTP2
 package import Handoff
 package import Logging
+package import Messages
 import SwiftProtobuf
 import Synchronization
 

@@ -1,8 +1,10 @@
+package import Cores
 import GRPCCore
 import GRPCNIOTransportHTTP2
 import Glibc
 package import Handoff
 package import Logging
+package import Messages
 import Synchronization
 
 /// What happens to the nodes of a router.

@@ -1,4 +1,5 @@
 import Glibc
+import Messages
 
 /// A bound TCP socket that becomes a gRPC server's. Binding by ourselves gives clear errors, and the port at
 /// once when it was chosen by the system.

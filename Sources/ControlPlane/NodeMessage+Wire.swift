@@ -1,4 +1,5 @@
 import Handoff
+import Messages
 import SwiftProtobuf
 
 extension NodeMessage {

@@ -1,3 +1,4 @@
+import Messages
 import Synchronization
 
 /// Messages that wait for one writer task. Offering never blocks; the writer takes all that is there at once, so

@@ -1,5 +1,7 @@
+import Cores
 import Handoff
 import Logging
+import Messages
 import SwiftProtobuf
 import Synchronization
 

@@ -1,4 +1,5 @@
 import Handoff
+import Messages
 import SwiftProtobuf
 
 /// The checks that turn fields of a message from outside into values of this module. Each throws

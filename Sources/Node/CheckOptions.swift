@@ -1,6 +1,7 @@
 package import ArgumentParser
-package import ControlPlane
+import ControlPlane
 import Glibc
+package import Messages
 import OrderedJSON
 import Transport
 

@@ -1,7 +1,8 @@
-package import ControlPlane
+import ControlPlane
 package import Engine
 package import Handoff
 package import Logging
+package import Messages
 import Synchronization
 import Telemetry
 import Transport

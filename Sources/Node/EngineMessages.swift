@@ -2,6 +2,7 @@ import ControlPlane
 import Engine
 import Handoff
 import Kernels
+import Messages
 import Transport
 
 // Between the engine's values and those of the control plane.
@@ -134,19 +135,19 @@ extension TokenBatch {
                 batches.append((router, TokenBatch(runs: [], sent: sent)))
                 batches[index].1.runs.reserveCapacity(runs.count)
             }
-            batches[index].1.runs.append(ControlPlane.TokenRun(run))
+            batches[index].1.runs.append(Messages.TokenRun(run))
         }
         return batches
     }
 }
 
-extension ControlPlane.TokenRun {
+extension Messages.TokenRun {
     init(_ run: Engine.TokenRun) {
         self.init(
             handoff: run.id, firstIndex: run.firstIndex, tokens: run.tokens.map { UInt32(bitPattern: $0) },
             alternatives: run.logprobs.map { entries in
                 entries.map {
-                    ControlPlane.TokenLogprob(token: UInt32(bitPattern: $0.token), logprob: $0.logprob)
+                    Messages.TokenLogprob(token: UInt32(bitPattern: $0.token), logprob: $0.logprob)
                 }
             })
     }

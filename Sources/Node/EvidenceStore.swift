@@ -3,6 +3,7 @@ import Engine
 import Glibc
 import Handoff
 import Logging
+import Messages
 import Synchronization
 import Transport
 

@@ -2,6 +2,7 @@ import ControlPlane
 import Glibc
 import Hummingbird
 import Logging
+import Messages
 import NIOCore
 import Telemetry
 

@@ -1,6 +1,7 @@
-package import ControlPlane
+import ControlPlane
 package import Engine
 package import Kernels
+package import Messages
 package import Transport
 
 /// What a node of either role needs to know to start. Made from the flags by `NodeOptions`.

@@ -1,5 +1,6 @@
-package import ControlPlane
+import ControlPlane
 package import Handoff
+package import Messages
 
 /// What a role does: everything between the control messages on one side, and engine and lanes on the other.
 /// All methods may be called from any thread and never wait for an engine step.

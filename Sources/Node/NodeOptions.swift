@@ -1,9 +1,10 @@
 package import ArgumentParser
-package import ControlPlane
+import ControlPlane
 import Engine
 package import Handoff
 import Kernels
 package import Logging
+package import Messages
 import Telemetry
 import Transport
 

@@ -1,8 +1,9 @@
-package import ControlPlane
+import ControlPlane
 import Engine
 import Glibc
 import Handoff
 import Logging
+package import Messages
 import Synchronization
 import Telemetry
 import UnixSignals

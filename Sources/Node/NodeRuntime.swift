@@ -2,6 +2,7 @@ import ControlPlane
 import Glibc
 import Handoff
 package import Logging
+import Messages
 import Synchronization
 import Telemetry
 

@@ -2,6 +2,7 @@ import ControlPlane
 import Engine
 import Handoff
 import Logging
+import Messages
 import Synchronization
 import Transport
 

@@ -1,6 +1,7 @@
 package import ControlPlane
 package import Handoff
 package import Logging
+package import Messages
 import Synchronization
 
 /// The control streams of a node, one per configured router, and which router is behind which.

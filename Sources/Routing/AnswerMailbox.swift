@@ -1,4 +1,6 @@
-package import ControlPlane
+import ControlPlane
+package import Cores
+package import Messages
 import Synchronization
 
 /// Carries what happens to the runs of one client request from the router to the one task that answers it.

@@ -1,5 +1,6 @@
 package import API
-package import ControlPlane
+import ControlPlane
+package import Messages
 package import Tokenization
 
 /// Turns one choice's tokens into what a client may see: whole characters, nothing of a stop string, told apart where

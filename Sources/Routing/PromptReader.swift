@@ -1,5 +1,6 @@
 package import API
-package import ControlPlane
+import ControlPlane
+package import Messages
 import OrderedJSON
 package import Tokenization
 

@@ -1,4 +1,5 @@
 import API
+import Cores
 package import Telemetry
 
 /// The router's Prometheus metrics, under the names operators know.

@@ -1,17 +1,12 @@
 import ControlPlane
+package import Cores
 import Handoff
+import Messages
 package import OrderedJSON
 
 /// What the admin API shows of the router and its nodes, as JSON. Operators and scripts
 /// rely on the shapes: docs/operating.md.
 extension RoutingCore {
-    /// Counts of ledger rows by phase; phases without rows are 0.
-    package var handoffStates: [(String, Int)] {
-        var counts = Dictionary(HandoffLedger.phases.map { ($0, 0) }, uniquingKeysWith: { first, _ in first })
-        for row in ledger.rows { counts[row.phase, default: 0] += 1 }
-        return counts.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
-    }
-
     /// `GET /admin/status`.
     package func statusReport(model: String, version: String, now: Duration) -> JSON {
         [
@@ -157,18 +152,5 @@ extension RoutingCore {
                     "pages": .int(Int64(row.pages)),
                 ]
             })
-    }
-
-    /// Why `/ready` says no; nil when it says yes.
-    package func unreadyReason() -> String? {
-        if isDraining { return "the router is shutting down" }
-        if probes.isReady { return nil }
-        var job = PairPolicy.Job(tokens: 1)
-        job.pinned = nil
-        if case .noPair(let missing) = PairPolicy.choose(job, nodes: nodes, affinity: affinity, now: .zero) {
-            return missing
-        }
-        if let failure = probes.lastFailure { return "no round trip has succeeded: \(failure)" }
-        return "no round trip from prefill to decode has succeeded yet"
     }
 }

@@ -1,4 +1,6 @@
 import ControlPlane
+package import Cores
+import Messages
 package import OrderedJSON
 
 extension JSON {

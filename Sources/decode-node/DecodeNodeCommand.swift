@@ -1,6 +1,7 @@
 import ArgumentParser
 import ControlPlane
 import Engine
+import Messages
 import Node
 
 @main

@@ -1,5 +1,6 @@
 import ArgumentParser
 import ControlPlane
+import Messages
 import Node
 
 @main

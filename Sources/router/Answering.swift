@@ -1,4 +1,5 @@
 import API
+import Cores
 import Glibc
 import HTTPTypes
 import Handoff

@@ -1,4 +1,5 @@
 import API
+import Cores
 import HTTPTypes
 import Hummingbird
 import NIOCore

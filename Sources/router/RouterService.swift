@@ -1,9 +1,11 @@
 import ControlPlane
+import Cores
 import Glibc
 import Handoff
 import Hummingbird
 import HummingbirdCore
 import Logging
+import Messages
 import NIOCore
 import NIOPosix
 import Routing
@@ -51,7 +53,7 @@ struct RouterService {
             let expected = model.fingerprint
             control = try ControlServer(
                 configuration: .init(address: controlAddress, router: incarnation), logger: logger,
-                admit: { Routing.Router.refusal(of: $0, expected: expected, attached: $1) },
+                admit: { Admission.refusal(of: $0, expected: expected, attached: $1) },
                 onEvent: { router.handle($0) })
         } catch {
             throw CommandError("--control \(options.control): \(error)")

@@ -1,7 +1,9 @@
 import ArgumentParser
 import ControlPlane
+import Cores
 import Handoff
 import Logging
+import Messages
 import Routing
 import Telemetry
 

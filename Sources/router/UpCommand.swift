@@ -1,6 +1,7 @@
 import ArgumentParser
 import ControlPlane
 import Glibc
+import Messages
 
 /// `router up`: a whole cluster on this host.
 struct UpCommand: AsyncParsableCommand {

@@ -1,5 +1,6 @@
 import Glibc
 import Logging
+import Messages
 import Synchronization
 import Testing
 

@@ -1,8 +1,10 @@
+import Cores
 import GRPCCore
 import GRPCNIOTransportHTTP2
 import Glibc
 import Handoff
 import Logging
+import Messages
 import SeededRandom
 import SwiftProtobuf
 import Synchronization

@@ -1,6 +1,7 @@
 import ControlPlane
 import Engine
 import Handoff
+import Messages
 import Synchronization
 import Telemetry
 import Testing

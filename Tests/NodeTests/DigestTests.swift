@@ -3,6 +3,7 @@ import Engine
 import FoundationEssentials
 import Glibc
 import Handoff
+import Messages
 import Synchronization
 import Telemetry
 import Testing

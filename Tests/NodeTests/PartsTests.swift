@@ -1,6 +1,7 @@
 import ArgumentParser
 import ControlPlane
 import Handoff
+import Messages
 import Testing
 
 @testable import Node

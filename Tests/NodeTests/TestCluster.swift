@@ -3,6 +3,7 @@ import Engine
 import Handoff
 import Kernels
 import Logging
+import Messages
 import Synchronization
 import Testing
 

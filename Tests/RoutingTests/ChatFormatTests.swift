@@ -1,5 +1,6 @@
 import API
 import ControlPlane
+import Messages
 import OrderedJSON
 import Testing
 import Tokenization

@@ -1,3 +1,4 @@
+import Cores
 import Synchronization
 import Testing
 

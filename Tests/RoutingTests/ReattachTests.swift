@@ -1,8 +1,10 @@
 import ControlPlane
 import Handoff
 import Logging
+import Messages
 import Testing
 
+@testable import Cores
 @testable import Routing
 
 /// A node that attaches again while the end of its older stream is still under way.

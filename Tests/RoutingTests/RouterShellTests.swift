@@ -2,10 +2,12 @@ import API
 import ControlPlane
 import Handoff
 import Logging
+import Messages
 import Synchronization
 import Telemetry
 import Testing
 
+@testable import Cores
 @testable import Routing
 
 /// A pair of nodes in one, answering from a task of its own as real ones do.

@@ -1,5 +1,7 @@
 import ControlPlane
+import Cores
 import Handoff
+import Messages
 import OrderedJSON
 import Testing
 
@@ -8,8 +10,8 @@ import Testing
 /// What scripts read of a node's contract: docs/operating.md has the shape.
 @Suite struct StatusReportTests {
     @Test func aNodeShowsWhatTheContractDid() throws {
-        let cluster = FakeCluster()
-        cluster.add(registration("d1", .decode, incarnation: 101, slots: 64))
+        var core = RoutingCore(incarnation: Incarnation(7), settings: RoutingSettings())
+        core.joined(registration("d1", .decode, incarnation: 101, slots: 64), now: .zero)
         var load = NodeLoad()
         load.slots = SlotCounts(free: 40, inUse: 10, granted: 5, quarantined: 3, cached: 4)
         load.digestMismatches = 6
@@ -20,8 +22,8 @@ import Testing
         load.contract.reclaims = 9
         load.contract.reclaimMedian = .microseconds(1500)
         load.contract.reclaimP99 = .milliseconds(20)
-        cluster.core.received(.heartbeat(load), from: Incarnation(101), now: .zero)
-        let status = cluster.core.statusReport(model: "m", version: "v", now: .zero)
+        core.received(.heartbeat(load), from: Incarnation(101), now: .zero)
+        let status = core.statusReport(model: "m", version: "v", now: .zero)
         let node = try #require(status["nodes"]?[0])
         #expect(node["pages"]?["quarantined"] == 3)
         #expect(node["pages"]?["lost"] == 2)

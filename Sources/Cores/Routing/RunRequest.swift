@@ -1,5 +1,5 @@
 package import API
-package import ControlPlane
+package import Messages
 
 /// One sequence to generate: a choice of a client's request, or a probe.
 package struct RunRequest: Sendable {

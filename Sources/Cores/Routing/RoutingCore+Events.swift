@@ -1,6 +1,6 @@
 import API
-package import ControlPlane
 package import Handoff
+package import Messages
 
 /// What nodes say, and what time does.
 extension RoutingCore {

@@ -1,8 +1,8 @@
 import API
-import ControlPlane
 import Handoff
+import Messages
 
-@testable import Routing
+@testable import Cores
 
 /// A registration as a node would send it.
 func registration(

@@ -1,6 +1,6 @@
 package import API
-package import ControlPlane
 package import Handoff
+package import Messages
 
 /// The router's brain: which requests wait, which handoffs run where, what every message means. A pure state
 /// machine: events go in with the time they happen at, effects come out to be performed in order. It does no
@@ -86,8 +86,8 @@ package struct RoutingCore: ~Copyable {
     package internal(set) var probes = ProbePlan()
     /// The router takes no new requests and lets the running ones finish.
     package private(set) var isDraining = false
-    var ledger: HandoffLedger
-    var affinity = PrefixAffinity()
+    package internal(set) var ledger: HandoffLedger
+    package internal(set) var affinity = PrefixAffinity()
     var waiting = WaitQueue()
     var runs: [UInt64: Run] = [:]
     var placements: [HandoffID: Placement] = [:]
@@ -187,6 +187,28 @@ package struct RoutingCore: ~Copyable {
     package var runningCount: Int { runs.count - waiting.count }
     package var waitingCount: Int { waiting.count }
     package var unsettledCount: Int { ledger.unsettledCount }
+
+    // MARK: What is shown
+
+    /// Counts of ledger rows by phase; phases without rows are 0.
+    package var handoffStates: [(String, Int)] {
+        var counts = Dictionary(HandoffLedger.phases.map { ($0, 0) }, uniquingKeysWith: { first, _ in first })
+        for row in ledger.rows { counts[row.phase, default: 0] += 1 }
+        return counts.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
+    }
+
+    /// Why `/ready` says no; nil when it says yes.
+    package func unreadyReason() -> String? {
+        if isDraining { return "the router is shutting down" }
+        if probes.isReady { return nil }
+        var job = PairPolicy.Job(tokens: 1)
+        job.pinned = nil
+        if case .noPair(let missing) = PairPolicy.choose(job, nodes: nodes, affinity: affinity, now: .zero) {
+            return missing
+        }
+        if let failure = probes.lastFailure { return "no round trip has succeeded: \(failure)" }
+        return "no round trip from prefill to decode has succeeded yet"
+    }
 
     // MARK: Effects
 

@@ -1,5 +1,5 @@
-package import ControlPlane
 package import Handoff
+package import Messages
 
 /// The nodes a router knows, with the load it has put on them. Pure bookkeeping: no I/O, no clock.
 ///

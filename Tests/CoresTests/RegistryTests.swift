@@ -1,7 +1,9 @@
-import ControlPlane
 import Handoff
+import Messages
 import SeededRandom
 import Testing
+
+@testable import Cores
 
 extension Registration {
     static func sample(

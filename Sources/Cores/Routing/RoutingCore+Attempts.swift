@@ -1,6 +1,6 @@
 import API
-import ControlPlane
 import Handoff
+import Messages
 
 /// Attempts: finding a pair, opening a handoff, and what to do when one fails.
 extension RoutingCore {

@@ -1,9 +1,9 @@
 import API
-import ControlPlane
 import Handoff
+import Messages
 import Testing
 
-@testable import Routing
+@testable import Cores
 
 @Suite struct PairPolicyTests {
     private func table() -> NodeTable {
@@ -88,10 +88,10 @@ import Testing
     @Test func otherModelsAreRefusedByName() {
         let mine = registration("p1", .prefill, incarnation: 1)
         let other = registration("d1", .decode, incarnation: 2, fingerprint: "bb")
-        #expect(Router.refusal(of: mine, expected: "aa", attached: []) == nil)
-        #expect(Router.refusal(of: other, expected: "aa", attached: [])?.contains("bb") == true)
-        #expect(Router.refusal(of: other, expected: nil, attached: [mine])?.contains("p1") == true)
-        #expect(Router.refusal(of: mine, expected: nil, attached: [mine]) == nil)
+        #expect(Admission.refusal(of: mine, expected: "aa", attached: []) == nil)
+        #expect(Admission.refusal(of: other, expected: "aa", attached: [])?.contains("bb") == true)
+        #expect(Admission.refusal(of: other, expected: nil, attached: [mine])?.contains("p1") == true)
+        #expect(Admission.refusal(of: mine, expected: nil, attached: [mine]) == nil)
     }
 }
 

@@ -1,4 +1,5 @@
 package import Handoff
+package import Messages
 
 /// Who is attached: the embedded registry, as a pure state machine. A stream is opened, registers within the
 /// lease, is heard from at least once per lease, and ends. Time is given by the caller, since any fixed start.

@@ -1,5 +1,5 @@
-import ControlPlane
 package import Handoff
+import Messages
 
 /// Picks the prefill node and the decode node of an attempt. A pure function of the table.
 ///

@@ -1,5 +1,3 @@
-import SwiftProtobuf
-
 /// What speculative decoding came to, of one sequence or of a node since its start.
 package struct Speculation: Sendable, Equatable {
     /// Steps that verified at least one drafted token.
@@ -17,20 +15,6 @@ package struct Speculation: Sendable, Equatable {
     package var acceptLength: Double? { rounds == 0 ? nil : 1 + Double(accepted) / Double(rounds) }
     /// The share of drafted tokens that were accepted.
     package var acceptRate: Double? { drafted == 0 ? nil : Double(accepted) / Double(drafted) }
-
-    init(_ message: Baton_Control_V1_Speculation) {
-        self.init(
-            rounds: Wire.total(message.rounds), drafted: Wire.total(message.drafted),
-            accepted: min(Wire.total(message.accepted), Wire.total(message.drafted)))
-    }
-
-    var wire: Baton_Control_V1_Speculation {
-        .with {
-            $0.rounds = UInt64(clamping: rounds)
-            $0.drafted = UInt64(clamping: drafted)
-            $0.accepted = UInt64(clamping: accepted)
-        }
-    }
 }
 
 /// How evenly tokens went to experts since a node's start. A layer's imbalance is what its busiest expert got over what an
@@ -47,24 +31,5 @@ package struct ExpertBalance: Sendable, Equatable {
         self.worstImbalance = worstImbalance
         self.worstLayer = worstLayer
         self.worstExpert = worstExpert
-    }
-
-    /// Nil where there are no experts, or nothing was computed.
-    init?(_ message: Baton_Control_V1_ExpertBalance) {
-        guard message.meanImbalance >= 1, message.meanImbalance.isFinite, message.worstImbalance.isFinite else {
-            return nil
-        }
-        self.init(
-            meanImbalance: message.meanImbalance, worstImbalance: max(1, message.worstImbalance),
-            worstLayer: Int(message.worstLayer), worstExpert: Int(message.worstExpert))
-    }
-
-    var wire: Baton_Control_V1_ExpertBalance {
-        .with {
-            $0.meanImbalance = meanImbalance
-            $0.worstImbalance = worstImbalance
-            $0.worstLayer = UInt32(clamping: worstLayer)
-            $0.worstExpert = UInt32(clamping: worstExpert)
-        }
     }
 }

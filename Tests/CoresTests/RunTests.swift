@@ -1,9 +1,9 @@
 import API
-import ControlPlane
 import Handoff
+import Messages
 import Testing
 
-@testable import Routing
+@testable import Cores
 
 /// A cluster of `prefill` × `decode` fake nodes.
 private func cluster(

@@ -1,9 +1,9 @@
 import API
-import ControlPlane
 import Handoff
+import Messages
 import Testing
 
-@testable import Routing
+@testable import Cores
 
 /// Nodes that hang, lie or go away at the wrong moment.
 @Suite struct FaultyNodeTests {
