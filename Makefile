@@ -45,7 +45,7 @@ simulate: ## clusters of the shipping state machines through simulated faults, a
 chaos: ## a cluster under kills, pauses, cut paths and cancels for SECONDS=600; every answer checked (TRANSPORT=rdma)
 	@scripts/setup.sh packages model $(if $(filter rdma,$(TRANSPORT)),$(if $(BATON_RDMA_HOST),,rdma))
 	swift build -c release
-	@$(if $(filter rdma,$(TRANSPORT)),,Tests/chaos/paused_sender.py)
+	@$(if $(filter rdma,$(TRANSPORT)),,Tests/chaos/paused_sender.py && Tests/chaos/hung_engine.py)
 	@Tests/chaos/chaos.py --seconds $(or $(SECONDS),600)
 
 verify: ## the model of the handoff contract, searched exhaustively, with each rule removed in turn (FULL=1: more)

@@ -95,7 +95,8 @@ let modules: [Module] = [
     Module(
         name: "Node",
         uses: [
-            "Engine", "Handoff", "Transport", "Messages", "ControlPlane", "Telemetry", "Kernels", "ModelFormat",
+            "Engine", "Handoff", "Transport", "Messages", "Cores", "ControlPlane", "Telemetry", "Kernels",
+            "ModelFormat",
             "Tokenization", "OrderedJSON",
         ],
         packages: [.hummingbird, .log, .lifecycle, .arguments, .nio], isTestable: true),

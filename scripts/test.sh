@@ -48,6 +48,9 @@ step "the official openai client"
 step "late writes of a paused sender, byte for byte"
 RUNS=25 Tests/chaos/paused_sender.py
 
+step "an engine that hangs while its node goes on"
+WITHIN=60 Tests/chaos/hung_engine.py
+
 step "chaos, the short form"
 REQUESTS=32 Tests/chaos/chaos.py --seconds 30
 

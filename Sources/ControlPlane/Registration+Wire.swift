@@ -111,6 +111,7 @@ extension NodeLoad {
         digestMismatches = Wire.total(message.digestMismatches)
         isDraining = message.draining
         preemptions = Int(message.preemptions)
+        engineStalled = Wire.microseconds(message.engineStalledUs)
         contract = ContractCounts(message.contract)
         speculation = Speculation(message.speculation)
         experts = message.hasExperts ? ExpertBalance(message.experts) : nil
@@ -137,6 +138,7 @@ extension NodeLoad {
             $0.digestMismatches = UInt64(clamping: digestMismatches)
             $0.draining = isDraining
             $0.preemptions = UInt32(clamping: preemptions)
+            $0.engineStalledUs = Wire.microseconds(engineStalled)
             $0.contract = contract.wire
             if speculation.rounds > 0 { $0.speculation = speculation.wire }
             if let experts { $0.experts = experts.wire }

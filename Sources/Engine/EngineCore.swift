@@ -70,6 +70,8 @@ final class EngineCore {
     /// The loop. Returns after a stop command, when every job has ended.
     func run() {
         while !stopping {
+            shared.isWorking.store(true, ordering: .relaxed)
+            shared.tick()
             applyCommands()
             if stopping { break }
             memory.pool.withLock { scheduler.plan(pool: &$0, into: &plan) }
@@ -77,6 +79,7 @@ final class EngineCore {
             publish()
             if plan.chunks.isEmpty {
                 // Pages that a decode node lacks may be freed by a handoff, which need not tell us.
+                shared.isWorking.store(false, ordering: .relaxed)
                 let hungry = limits.role == .decode && !handles.isEmpty
                 shared.mailbox.wait(timeout: hungry ? .milliseconds(5) : nil)
             } else {
@@ -265,7 +268,11 @@ final class EngineCore {
                 memory: memory, logits: .end(chunk.logitRows))
         }
         var hooks = ForwardHooks()
-        if limits.role == .prefill { hooks.layerStored = { self.layerStored($0) } }
+        let tells = limits.role == .prefill
+        hooks.layerStored = { layer in
+            self.shared.tick()
+            return tells ? self.layerStored(layer) : true
+        }
         let whole = model.model.forward(batch, workspace: workspace, pool: pool, hooks: hooks)
         if whole {
             // The plan's drafts are gone from the sequences after this.

@@ -52,6 +52,13 @@ package final class EngineLoop: Sendable {
         return snapshot
     }
 
+    /// Whether the engine moves, for those that watch it.
+    package var pulse: EnginePulse {
+        EnginePulse(
+            ticks: shared.ticks.load(ordering: .relaxed),
+            hasWork: shared.isWorking.load(ordering: .relaxed) || !shared.mailbox.isEmpty)
+    }
+
     /// Pages that a decode node leaves free when it grants; see `EngineSnapshot.pagesWanted`.
     package var pagesWanted: Int { shared.pagesWanted.load(ordering: .relaxed) }
 
@@ -65,6 +72,14 @@ package final class EngineLoop: Sendable {
             thread.join()
         }
     }
+}
+
+/// A sign of life of an engine's thread.
+package struct EnginePulse: Sendable, Equatable {
+    /// Raised with every layer of a step, and with every turn of the loop.
+    package let ticks: UInt64
+    /// It is within a turn of its loop, or commands wait for it.
+    package let hasWork: Bool
 }
 
 /// What the loop's thread and everybody else both touch.
@@ -82,6 +97,11 @@ final class EngineShared: Sendable {
     let mailbox = Mailbox<Command>()
     let snapshot: Mutex<EngineSnapshot>
     let pagesWanted = Atomic(0)
+    let ticks = Atomic<UInt64>(0)
+    let isWorking = Atomic(false)
+
+    /// The engine has moved.
+    func tick() { ticks.wrappingAdd(1, ordering: .relaxed) }
 
     init(pages: SlotPool.Counts) { snapshot = Mutex(EngineSnapshot(pages: pages)) }
 }

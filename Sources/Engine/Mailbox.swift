@@ -43,6 +43,12 @@ final class Mailbox<Message: Sendable>: @unchecked Sendable {
         pthread_mutex_unlock(mutex)
     }
 
+    var isEmpty: Bool {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        return messages.isEmpty
+    }
+
     /// Takes all messages there are; `taken` is cleared first and keeps its capacity.
     func take(into taken: inout [Message]) {
         taken.removeAll(keepingCapacity: true)

@@ -145,6 +145,9 @@ package struct NodeLoad: Sendable, Equatable {
     package var digestMismatches = 0
     package var isDraining = false
     package var preemptions = 0
+    /// How long the engine has had work and has not moved, by the node's own clock, of which only time counts in which
+    /// the node itself ran; zero while it moves or has nothing to do.
+    package var engineStalled = Duration.zero
     package var contract = ContractCounts()
     package var speculation = Speculation()
     /// Nil for models without experts, or before the first token.

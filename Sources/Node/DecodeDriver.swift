@@ -1,4 +1,5 @@
 import ControlPlane
+import Cores
 package import Engine
 package import Handoff
 package import Logging
@@ -85,6 +86,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
     private let maxRunning: Int
     private let start = ContinuousClock.now
     private let state: Mutex<State>
+    private let watch = Mutex(EngineWatch())
     let engine = LateBound<EngineLoop>()
     private let listener = LateBound<LaneListener>()
 
@@ -151,6 +153,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
             load.tokensTotal = Int(clamping: engine.generatedTokensTotal)
             load.tokensPerSecond = state.rate.note(engine.generatedTokensTotal, now: now)
             load.isDraining = state.isDraining
+            load.engineStalled = watch.withLock(\.stalled)
             load.lastError = state.lastError
             return load
         }
@@ -187,6 +190,9 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
 
     package func tick() {
         let now = now
+        if let pulse = engine.current?.pulse {
+            watch.withLock { $0.look(ticks: pulse.ticks, hasWork: pulse.hasWork, now: now) }
+        }
         for key in state.withLock({ $0.deadlines.takePassed(now: now) }) {
             decide { $0.handoffs.deadlinePassed(key.deadline, key.handoff, pool: &$1) }
         }

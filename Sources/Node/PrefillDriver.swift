@@ -1,4 +1,5 @@
 import ControlPlane
+import Cores
 package import Engine
 package import Handoff
 package import Logging
@@ -68,6 +69,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
     private let durations = DeadlineDurations()
     private let start = ContinuousClock.now
     private let state: Mutex<State>
+    private let watch = Mutex(EngineWatch())
     private let engine = LateBound<EngineLoop>()
     private let lanes = LateBound<LanePool>()
 
@@ -138,6 +140,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
             load.tokensTotal = Int(clamping: engine.prefillTokensTotal)
             load.tokensPerSecond = state.rate.note(engine.prefillTokensTotal, now: now)
             load.isDraining = state.isDraining
+            load.engineStalled = watch.withLock(\.stalled)
             load.lastError = state.lastError
             return load
         }
@@ -172,6 +175,9 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
 
     package func tick() {
         let now = now
+        if let pulse = engine.current?.pulse {
+            watch.withLock { $0.look(ticks: pulse.ticks, hasWork: pulse.hasWork, now: now) }
+        }
         for key in state.withLock({ $0.deadlines.takePassed(now: now) }) {
             decide { $0.handoffs.deadlinePassed(key.deadline, key.handoff) }
         }

@@ -267,7 +267,7 @@ package final class Router: Sendable {
     private static func isLogged(_ note: RoutingNote) -> Bool {
         switch note {
         case .nodeLeft, .settled, .tokenGap, .firstToken: false
-        case .nodeJoined, .runFailed, .retrying, .refused, .probed, .ended: true
+        case .nodeJoined, .engineStalled, .runFailed, .retrying, .refused, .probed, .ended: true
         }
     }
 
@@ -275,6 +275,10 @@ package final class Router: Sendable {
         switch note {
         case .nodeJoined(let name, let warning):
             if let warning { logger.warning("node \(warning)", metadata: ["node": "\(name)"]) }
+        case .engineStalled(let name, let time):
+            logger.error(
+                "the node's engine has work and does not move: its requests go elsewhere, it gets none until it moves",
+                metadata: ["node": "\(name)", "for": "\(time)"])
         case .runFailed(let run, let error):
             logger.warning(
                 "request failed",

@@ -115,7 +115,7 @@ package final class RouterMetrics: Sendable {
                 queueTime.observe(reserved - times.queued)
                 if times.attempts == 1 { dispatch.observe(times.queued - times.received) }
             }
-        case .nodeJoined, .settled: break
+        case .nodeJoined, .engineStalled, .settled: break
         }
     }
 

@@ -60,6 +60,13 @@ struct ServeOptions: ParsableArguments {
     @Option(help: "Failed attempts after which a request fails.")
     var attempts = 4
 
+    @Option(
+        help: """
+            Seconds a node's engine may have work and not move before its requests go elsewhere. It moves with every layer
+            of a step.
+            """)
+    var engineStallTimeout = 5.0
+
     @Option(help: "Largest request body in MiB.")
     var bodyLimit = 32
 
@@ -93,7 +100,7 @@ struct ServeOptions: ParsableArguments {
         }
         for (name, value) in [
             ("--queue-timeout", queueTimeout), ("--slow-client-timeout", slowClientTimeout),
-            ("--drain-timeout", drainTimeout),
+            ("--drain-timeout", drainTimeout), ("--engine-stall-timeout", engineStallTimeout),
         ] where !(0.0...86_400.0).contains(value) {
             throw ValidationError("\(name) must be 0 to 86400 seconds.")
         }
@@ -104,6 +111,7 @@ struct ServeOptions: ParsableArguments {
         settings.queueLimit = queue
         settings.queueTimeout = .seconds(queueTimeout)
         settings.failuresMax = attempts
+        settings.engineStallTimeout = .seconds(engineStallTimeout)
         settings.slowClientTimeout = .seconds(slowClientTimeout)
         return settings
     }

@@ -24,6 +24,7 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
         load.slots = SlotCounts(free: 1, inUse: 2, granted: 3, quarantined: 4, cached: 5)
         load.tokensPerSecond = 12.5
         load.lastError = "none"
+        load.engineStalled = .milliseconds(5500)
         load.contract.proofsFenced = 3
         load.contract.scrubMismatches = 1
         load.contract.reclaimP99 = .microseconds(1234)

@@ -41,6 +41,7 @@ final class FakeCluster {
     var stuckPrefills: Set<Incarnation> = []
     /// Tokens a decode node generates before it stops saying anything; nil: all.
     var tokensBeforeSilence: Int?
+    private var sealedHandoffs: Set<HandoffID> = []
     private var pending: [(NodeMessage, Incarnation)] = []
     private var roles: [Incarnation: NodeRole] = [:]
 
@@ -180,7 +181,12 @@ final class FakeCluster {
             }
         case .reclaim(let handoff): answer(.reclaimed(handoff, .drained), id)
         case .fence(let handoff): answer(.reclaimed(handoff, .fenced), id)
-        case .peers, .drain, .query: break
+        case .query(let handoff):
+            // A node's last word, said again: what it holds and does not lose, whatever its engine does.
+            if roles[id] == .decode, reservations[handoff] != nil, sealedHandoffs.contains(handoff) {
+                answer(.sealed(handoff, sealTime: .microseconds(5)), id)
+            }
+        case .peers, .drain: break
         }
     }
 
@@ -189,6 +195,7 @@ final class FakeCluster {
         let report = WriteReport(
             handoff: handoff, cachedTokens: 3, queue: .zero, compute: .milliseconds(1), transfer: .zero, bytes: 64)
         answer(.written(report), prefill)
+        sealedHandoffs.insert(handoff)
         answer(.sealed(handoff, sealTime: .microseconds(5)), decode)
         guard let reservation = reservations[handoff] else { return }
         let prompt = Array(reservation.tokens.dropLast(reservation.delivered))

@@ -306,6 +306,8 @@ private func failure(_ ending: RunEnding?) -> APIError? {
 @Suite struct QueueTests {
     @Test func withoutNodesTheAnswerIs503() {
         let cluster = FakeCluster()
+        // Nodes that are about to attach have had their time.
+        cluster.advance(RoutingSettings().attachPatience)
         let error = #expect(throws: APIError.self) { try cluster.submit() }
         #expect(error?.status == 503)
         #expect(error?.retryAfter != nil)

@@ -680,6 +680,12 @@ package nonisolated struct Baton_Control_V1_Heartbeat: @unchecked Sendable {
   /// Clears the value of `experts`. Subsequent reads from it will return its default value.
   package mutating func clearExperts() {_uniqueStorage()._experts = nil}
 
+  /// how long the engine has had work and has not moved
+  package var engineStalledUs: UInt64 {
+    get {_storage._engineStalledUs}
+    set {_uniqueStorage()._engineStalledUs = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -2264,7 +2270,7 @@ nonisolated extension Baton_Control_V1_Register: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Heartbeat"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}free\0\u{3}in_use\0\u{1}granted\0\u{1}quarantined\0\u{1}cached\0\u{1}running\0\u{1}waiting\0\u{3}queued_tokens\0\u{3}tokens_per_second\0\u{3}open_handoffs\0\u{3}lanes_idle\0\u{3}lanes_busy\0\u{3}last_error\0\u{3}tokens_total\0\u{3}stale_writes\0\u{1}fences\0\u{3}digest_mismatches\0\u{1}draining\0\u{1}preemptions\0\u{1}contract\0\u{1}speculation\0\u{1}experts\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}free\0\u{3}in_use\0\u{1}granted\0\u{1}quarantined\0\u{1}cached\0\u{1}running\0\u{1}waiting\0\u{3}queued_tokens\0\u{3}tokens_per_second\0\u{3}open_handoffs\0\u{3}lanes_idle\0\u{3}lanes_busy\0\u{3}last_error\0\u{3}tokens_total\0\u{3}stale_writes\0\u{1}fences\0\u{3}digest_mismatches\0\u{1}draining\0\u{1}preemptions\0\u{1}contract\0\u{1}speculation\0\u{1}experts\0\u{3}engine_stalled_us\0")
 
   fileprivate class _StorageClass {
     var _free: UInt32 = 0
@@ -2289,6 +2295,7 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
     var _contract: Baton_Control_V1_ContractCounts? = nil
     var _speculation: Baton_Control_V1_Speculation? = nil
     var _experts: Baton_Control_V1_ExpertBalance? = nil
+    var _engineStalledUs: UInt64 = 0
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -2321,6 +2328,7 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
       _contract = source._contract
       _speculation = source._speculation
       _experts = source._experts
+      _engineStalledUs = source._engineStalledUs
     }
   }
 
@@ -2361,6 +2369,7 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
         case 20: try { try decoder.decodeSingularMessageField(value: &_storage._contract) }()
         case 21: try { try decoder.decodeSingularMessageField(value: &_storage._speculation) }()
         case 22: try { try decoder.decodeSingularMessageField(value: &_storage._experts) }()
+        case 23: try { try decoder.decodeSingularUInt64Field(value: &_storage._engineStalledUs) }()
         default: break
         }
       }
@@ -2439,6 +2448,9 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
       try { if let v = _storage._experts {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 22)
       } }()
+      if _storage._engineStalledUs != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._engineStalledUs, fieldNumber: 23)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -2470,6 +2482,7 @@ nonisolated extension Baton_Control_V1_Heartbeat: SwiftProtobuf.Message, SwiftPr
         if _storage._contract != rhs_storage._contract {return false}
         if _storage._speculation != rhs_storage._speculation {return false}
         if _storage._experts != rhs_storage._experts {return false}
+        if _storage._engineStalledUs != rhs_storage._engineStalledUs {return false}
         return true
       }
       if !storagesAreEqual {return false}

@@ -30,6 +30,12 @@ package struct NodeTable: Sendable {
         package var quietUntil = Duration.zero
         /// Tokens this router received from it.
         package var tokensDelivered = 0
+        /// Its engine has work and does not move.
+        package var isStalled = false
+        /// Prefill: since when there is no lane to a decode node, although there should be.
+        var unreachedSince: [Incarnation: Duration] = [:]
+        /// Prefill: decode nodes that it has not reached for too long, and why.
+        package var unreachable: [Incarnation: String] = [:]
         /// Why work on it last failed, for people.
         package var lastFailure = ""
 
@@ -37,6 +43,7 @@ package struct NodeTable: Sendable {
         var workDone: Int { tokensDelivered &+ (load?.tokensTotal ?? 0) }
 
         package var id: Incarnation { registration.incarnation }
+        package var name: String { registration.name }
         package var isPrefill: Bool { registration.role == .prefill }
         package var pageTokens: Int { max(1, registration.compatibility.pageTokens) }
 
@@ -67,6 +74,9 @@ package struct NodeTable: Sendable {
     package var prefills: [Entry] { all.filter(\.isPrefill) }
     package var decodes: [Entry] { all.filter { !$0.isPrefill } }
 
+    /// No node computes prompts, or none generates: such may be about to attach.
+    var lacksRole: Bool { prefills.isEmpty || decodes.isEmpty }
+
     package func named(_ name: String) -> Entry? { all.first { $0.registration.name == name } }
 
     /// Adds a node; one of the same incarnation is replaced.
@@ -94,7 +104,11 @@ package struct NodeTable: Sendable {
         entries[id] = nil
         order.removeAll { $0 == id }
         forgetUnusedGroups()
-        for other in order { entries[other]?.outstanding[id] = nil }
+        for other in order {
+            entries[other]?.outstanding[id] = nil
+            entries[other]?.unreachedSince[id] = nil
+            entries[other]?.unreachable[id] = nil
+        }
     }
 
     package mutating func update(_ id: Incarnation, _ change: (inout Entry) -> Void) {
@@ -112,21 +126,80 @@ package struct NodeTable: Sendable {
         }
     }
 
-    /// Why a node is paired with none, in one sentence; nil when it is, or when there is nobody to pair with.
+    /// What a prefill node last said of its lanes.
+    mutating func note(lanes peers: [PeerLanes], of id: Incarnation, now: Duration) {
+        update(id) { node in
+            node.lanes = Dictionary(peers.map { ($0.decode, $0) }, uniquingKeysWith: { $1 })
+            for peer in peers {
+                if peer.idle + peer.busy > 0 || peer.error.isEmpty {
+                    node.unreachedSince[peer.decode] = nil
+                    node.unreachable[peer.decode] = nil
+                } else if node.unreachedSince[peer.decode] == nil {
+                    node.unreachedSince[peer.decode] = now
+                }
+            }
+        }
+    }
+
+    /// Pairs whose lanes have been missing for `patience` are unusable from now on. Whether there was any.
+    mutating func noteUnreachable(after patience: Duration, now: Duration) -> Bool {
+        var changed = false
+        for id in order {
+            guard let node = entries[id], !node.unreachedSince.isEmpty else { continue }
+            for (decode, since) in node.unreachedSince where now - since >= patience {
+                guard node.unreachable[decode] == nil, entries[decode] != nil else { continue }
+                entries[id]?.unreachable[decode] = node.lanes[decode]?.error ?? "no lane"
+                changed = true
+            }
+        }
+        return changed
+    }
+
+    /// Why this pair can not serve now; nil when it can. Not that it is busy.
+    package func problem(prefill: Incarnation, decode: Incarnation) -> String? {
+        guard let prefill = entries[prefill], let decode = entries[decode] else { return "a node is gone" }
+        return problem(prefill, decode)
+    }
+
+    /// Whether this pair can serve, busy or not.
+    func isUsable(_ prefill: Entry, _ decode: Entry) -> Bool {
+        prefill.group == decode.group && !prefill.isDraining && !decode.isDraining && !prefill.isStalled
+            && !decode.isStalled && (prefill.unreachable.isEmpty || prefill.unreachable[decode.id] == nil)
+    }
+
+    func problem(_ prefill: Entry, _ decode: Entry) -> String? {
+        if isUsable(prefill, decode) { return nil }
+        guard prefill.group == decode.group else {
+            let difference =
+                prefill.registration.compatibility.difference(from: decode.registration.compatibility)
+                ?? "no difference"
+            return "\(prefill.name) cannot be paired with \(decode.name): \(difference)"
+        }
+        for node in [prefill, decode] {
+            if node.isDraining { return "\(node.name) is draining" }
+            if node.isStalled { return "the engine of \(node.name) does not move" }
+        }
+        return prefill.unreachable[decode.id].map { "\(prefill.name) has no lane to \(decode.name): \($0)" }
+    }
+
+    /// Why a node serves with none of those it could be paired with, in one sentence; nil when it does, or when there is
+    /// nobody to pair with.
     package func mismatch(of entry: Entry) -> String? {
         let others = entry.isPrefill ? decodes : prefills
-        guard !others.isEmpty, !others.contains(where: { $0.group == entry.group }) else { return nil }
-        let other = others[0]
-        let difference =
-            entry.registration.compatibility.difference(from: other.registration.compatibility) ?? "no difference"
-        return "cannot be paired with \(other.registration.name): \(difference)"
+        var first: String?
+        for other in others {
+            let pair = entry.isPrefill ? (entry, other) : (other, entry)
+            guard let problem = problem(pair.0, pair.1) else { return nil }
+            first = first ?? problem
+        }
+        return first
     }
 
     /// The longest sequence that some pair can hold; nil without a pair.
     package var sequenceLimit: Int? {
         var limit: Int?
-        for prefill in prefills where !prefill.isDraining {
-            for decode in decodes where decode.group == prefill.group && !decode.isDraining {
+        for prefill in prefills {
+            for decode in decodes where isUsable(prefill, decode) {
                 limit = max(limit ?? 0, min(prefill.sequenceLimit, decode.sequenceLimit))
             }
         }

@@ -46,17 +46,17 @@ package enum PairPolicy {
     package static func choose(
         _ job: Job, nodes: NodeTable, affinity: PrefixAffinity, now: Duration
     ) -> Decision {
-        guard let limit = nodes.sequenceLimit else { return .noPair(missing(in: nodes)) }
+        guard let limit = nodes.sequenceLimit else { return .noPair(missing(in: nodes) ?? "no pair of nodes works") }
         guard job.tokens < limit else { return .tooLong(limit: limit) }
         var best: (pair: Pair, key: Key)?
         var fitting = false
-        for prefill in nodes.prefills where !prefill.isDraining && job.tokens < prefill.sequenceLimit {
+        for prefill in nodes.prefills where job.tokens < prefill.sequenceLimit {
             let overlap = affinity.overlap(of: job.prefixHashes, with: prefill.id)
             let work = pendingTokens(prefill) + max(0, job.tokens - overlap)
             for decode in nodes.decodes where decode.group == prefill.group {
                 let pair = Pair(prefill: prefill.id, decode: decode.id)
                 if let pinned = job.pinned, pinned != pair { continue }
-                guard !decode.isDraining, job.tokens < decode.sequenceLimit,
+                guard nodes.isUsable(prefill, decode), job.tokens < decode.sequenceLimit,
                     job.excluded.isDisjoint(with: [prefill.id, decode.id])
                 else { continue }
                 fitting = true
@@ -105,13 +105,12 @@ package enum PairPolicy {
         return report.idle + report.busy > 0
     }
 
-    private static func missing(in nodes: NodeTable) -> String {
-        let prefills = nodes.prefills.filter { !$0.isDraining }
-        let decodes = nodes.decodes.filter { !$0.isDraining }
-        if prefills.isEmpty, decodes.isEmpty { return "no node is attached" }
-        if prefills.isEmpty { return "no prefill node is attached" }
-        if decodes.isEmpty { return "no decode node is attached" }
-        let reason = nodes.mismatch(of: prefills[0]) ?? "they differ"
-        return "no prefill node matches a decode node: \(prefills[0].registration.name) \(reason)"
+    /// Why no pair can serve, busy or not; nil when one can.
+    static func missing(in nodes: NodeTable) -> String? {
+        guard nodes.sequenceLimit == nil else { return nil }
+        if nodes.all.isEmpty { return "no node is attached" }
+        guard let prefill = nodes.prefills.first else { return "no prefill node is attached" }
+        guard let decode = nodes.decodes.first else { return "no decode node is attached" }
+        return nodes.mismatch(of: prefill) ?? nodes.mismatch(of: decode)
     }
 }

@@ -17,9 +17,13 @@ extension RoutingCore {
                 if run.request.isProbe { continue }
                 return
             case .noPair(let missing):
-                // A run that was admitted waits for nodes to come back, up to the queue's timeout.
-                if run.request.isProbe {
-                    fail(number, .unavailable(missing, code: "no_nodes", retryAfter: .seconds(2)), now: now)
+                // A run that was admitted waits for nodes to come back, up to the queue's timeout; one that came while
+                // there were none, for as long as they may need to attach.
+                if run.request.isProbe || run.attachBy.map({ $0 <= now }) ?? false {
+                    fail(
+                        number,
+                        .unavailable("Nothing can serve this: \(missing).", code: "no_nodes", retryAfter: .seconds(2)),
+                        now: now)
                 }
             case .tooLong(let limit):
                 if run.completion.isEmpty {
@@ -39,6 +43,7 @@ extension RoutingCore {
     private mutating func open(_ number: UInt64, on pair: PairPolicy.Pair, now: Duration) {
         guard var run = runs[number] else { return }
         run.attempt += 1
+        run.attachBy = nil
         let handoff = HandoffID(router: incarnation, request: number, attempt: run.attempt)
         run.handoff = handoff
         run.reported = nil
@@ -147,11 +152,11 @@ extension RoutingCore {
     /// A run waited longer than it may.
     mutating func queueTimedOut(_ number: UInt64, now: Duration) {
         let seconds = settings.queueTimeout.components.seconds
-        fail(
-            number,
-            .unavailable(
-                "No pair of nodes had room for \(seconds) s; the cluster is overloaded.", code: "queue_timeout",
-                retryAfter: .seconds(5)), now: now)
+        var reason = "No pair of nodes had room for \(seconds) s; the cluster is overloaded."
+        if let missing = PairPolicy.missing(in: nodes) {
+            reason = "Nothing could serve this for \(seconds) s: \(missing)."
+        }
+        fail(number, .unavailable(reason, code: "queue_timeout", retryAfter: .seconds(5)), now: now)
     }
 
     /// An attempt failed: try again elsewhere, or give up.

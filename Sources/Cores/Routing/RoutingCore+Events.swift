@@ -11,7 +11,7 @@ extension RoutingCore {
         let id = registration.incarnation
         // What it still holds of us is settled before it is used: see `openHandoffs`.
         emit(.send(.listHandoffs, to: id))
-        pairsChanged()
+        pairsChanged(now: now)
         let warning = nodes[id].flatMap { nodes.mismatch(of: $0) }
         note(.nodeJoined(name: registration.name, warning: warning))
         probe(now: now)
@@ -24,7 +24,8 @@ extension RoutingCore {
         nodes.remove(id)
         forgetPlacements(on: id)
         affinity.forget(id)
-        pairsChanged()
+        pairsChanged(now: now)
+        if nodes.lacksRole { attachUntil = now + settings.attachPatience }
         perform(ledger.nodeLost(id), now: now)
         dispatch(now: now)
     }
@@ -34,19 +35,17 @@ extension RoutingCore {
         guard nodes[id] != nil else { return }
         nodes.update(id) { $0.isDraining = true }
         emit(.send(.drain, to: id))
-        pairsChanged()
+        pairsChanged(now: now)
         dispatch(now: now)
     }
 
     /// Tells prefill nodes their peers, and the probe plan its pairs.
-    private mutating func pairsChanged() {
+    private mutating func pairsChanged(now: Duration) {
         var pairs: [PairPolicy.Pair] = []
         for prefill in nodes.prefills {
             emit(.send(.peers(nodes.peers(of: prefill)), to: prefill.id))
-            for decode in nodes.decodes where decode.group == prefill.group {
-                if !prefill.isDraining, !decode.isDraining {
-                    pairs.append(PairPolicy.Pair(prefill: prefill.id, decode: decode.id))
-                }
+            for decode in nodes.decodes where nodes.isUsable(prefill, decode) {
+                pairs.append(PairPolicy.Pair(prefill: prefill.id, decode: decode.id))
             }
         }
         probes.setPairs(pairs)
@@ -79,13 +78,15 @@ extension RoutingCore {
             for run in batch.runs { tokens(run, from: id, now: now) }
             return
         case .heartbeat(let load):
-            heartbeat(load, from: id)
+            heartbeat(load, from: id, now: now)
         case .lanes(let peers):
-            nodes.update(id) { $0.lanes = Dictionary(peers.map { ($0.decode, $0) }, uniquingKeysWith: { $1 }) }
+            let wasUnreachable = nodes[id]?.unreachable.isEmpty == false
+            nodes.note(lanes: peers, of: id, now: now)
+            if wasUnreachable { pairsChanged(now: now) }
             probe(now: now)
         case .draining:
             nodes.update(id) { $0.isDraining = true }
-            pairsChanged()
+            pairsChanged(now: now)
         case .openHandoffs(let open):
             let isDecode = nodes[id]?.isPrefill == false
             // Handoffs of other routers are theirs to keep.
@@ -97,13 +98,19 @@ extension RoutingCore {
         dispatch(now: now)
     }
 
-    private mutating func heartbeat(_ load: NodeLoad, from id: Incarnation) {
-        let began = load.isDraining && nodes[id]?.isDraining == false
+    private mutating func heartbeat(_ load: NodeLoad, from id: Incarnation, now: Duration) {
+        guard let before = nodes[id] else { return }
+        let isStalled = load.engineStalled >= settings.engineStallTimeout
         nodes.update(id) { node in
             node.load = load
             node.isDraining = node.isDraining || load.isDraining
+            node.isStalled = isStalled
         }
-        if began { pairsChanged() }
+        if load.isDraining && !before.isDraining || isStalled != before.isStalled { pairsChanged(now: now) }
+        if isStalled, !before.isStalled {
+            note(.engineStalled(name: before.name, for: load.engineStalled))
+            failStalled(on: id, now: now)
+        }
     }
 
     private mutating func handoffMessage(_ message: NodeMessage, from id: Incarnation, now: Duration) {
@@ -128,13 +135,7 @@ extension RoutingCore {
             perform(ledger.written(report.handoff, from: id), now: now)
         case .sealed(let handoff, let sealTime):
             if placements[handoff]?.pair.decode == id {
-                prefillDone(handoff)
-                laneDone(handoff)
-                if run(of: handoff) != nil {
-                    runs[handoff.request]?.request.times.sealed = now
-                    runs[handoff.request]?.request.times.sealing = sealTime
-                }
-                expectTokens(handoff, now: now)
+                sealed(handoff, sealTime: sealTime, now: now)
             }
             perform(ledger.sealed(handoff, from: id), now: now)
         case .finished(let report):
@@ -157,6 +158,19 @@ extension RoutingCore {
         case .heartbeat, .tokens, .openHandoffs, .draining, .lanes:
             break
         }
+    }
+
+    /// The first time only: a node says Sealed again whenever it is asked, which is no progress and no other seal.
+    private mutating func sealed(_ handoff: HandoffID, sealTime: Duration, now: Duration) {
+        guard placements[handoff]?.isSealed == false else { return }
+        placements[handoff]?.isSealed = true
+        prefillDone(handoff)
+        laneDone(handoff)
+        if run(of: handoff) != nil {
+            runs[handoff.request]?.request.times.sealed = now
+            runs[handoff.request]?.request.times.sealing = sealTime
+        }
+        expectTokens(handoff, now: now)
     }
 
     private mutating func record(_ report: WriteReport, now: Duration) {
@@ -252,6 +266,7 @@ extension RoutingCore {
             perform(ledger.deadlinePassed(key.name, key.handoff), now: now)
         }
         failStalled(now: now)
+        if nodes.noteUnreachable(after: settings.lanePatience, now: now) { pairsChanged(now: now) }
         endUnreported(now: now)
         for number in waiting.takeExpired(now: now, limit: settings.queueTimeout) { queueTimedOut(number, now: now) }
         probe(now: now)

@@ -42,6 +42,18 @@ extension RoutingCore {
         }
     }
 
+    /// Fails what waits for this node's engine; what a prefill node has written already needs it no more.
+    mutating func failStalled(on id: Incarnation, now: Duration) {
+        let waiting = placements.filter { _, placement in
+            placement.pair.decode == id || placement.pair.prefill == id && placement.prefillTokens > 0
+        }
+        for handoff in waiting.keys.sorted() where run(of: handoff) != nil {
+            placements[handoff]?.progressBy = nil
+            runs[handoff.request]?.failureText = "the engine of \(nodes[id]?.name ?? "its node") does not move"
+            perform(ledger.fail(handoff, HandoffFailure(.computeFailed)), now: now)
+        }
+    }
+
     private func allowance(for tokens: Int) -> Duration {
         // A day is more than any node may take, and keeps what heartbeats claim from overflowing.
         min(settings.progressTimeout + settings.progressTimePerToken * min(tokens, 1 << 32), .seconds(86_400))

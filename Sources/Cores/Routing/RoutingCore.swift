@@ -27,6 +27,8 @@ package struct RoutingCore: ~Copyable {
         var completion: [UInt32] = []
         var attempt: UInt32 = 0
         var handoff: HandoffID?
+        /// It was taken while no pair of nodes was there: it waits for one until this.
+        var attachBy: Duration?
         /// When it began to wait for a pair; a refusal does not start this anew, a failed attempt does.
         var waitingSince = Duration.zero
         var failures = 0
@@ -64,6 +66,7 @@ package struct RoutingCore: ~Copyable {
         var decodeTokens: Int
         var decodePages: Int
         var holdsLane = true
+        var isSealed = false
         /// False once the decode node has left.
         var isCountedOnDecode = true
         /// Kept until the grant: what the prefill node is to compute.
@@ -94,12 +97,15 @@ package struct RoutingCore: ~Copyable {
     var deadlines: [DeadlineKey: Duration] = [:]
     var durations = DeadlineDurations()
     var lastRun: UInt64 = 0
+    /// Requests wait for nodes until this, although there is no pair.
+    var attachUntil: Duration
     /// Filled by the event being handled; taken by the caller.
     private var effects: [Effect] = []
 
     package init(incarnation: Incarnation, settings: RoutingSettings) {
         self.incarnation = incarnation
         self.settings = settings
+        attachUntil = settings.attachPatience
         ledger = HandoffLedger(router: incarnation)
     }
 
@@ -114,6 +120,7 @@ package struct RoutingCore: ~Copyable {
             var job = PairPolicy.Job(tokens: request.prompt.count)
             job.pinned = request.pinned
             switch PairPolicy.choose(job, nodes: nodes, affinity: affinity, now: now) {
+            case .noPair where nodes.lacksRole && now < attachUntil: break
             case .noPair(let missing):
                 throw .unavailable("Nothing can serve this: \(missing).", code: "no_nodes", retryAfter: .seconds(2))
             case .tooLong(let limit):
@@ -156,6 +163,7 @@ package struct RoutingCore: ~Copyable {
         run.request.times.queued = now
         run.request.times.promptTokens = request.prompt.count
         run.waitingSince = now
+        if nodes.lacksRole { run.attachBy = attachUntil }
         runs[lastRun] = run
         waiting.insert(lastRun, since: now, notBefore: .zero, isRetry: false)
         return lastRun

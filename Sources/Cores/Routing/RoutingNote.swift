@@ -8,6 +8,8 @@ package enum RoutingNote: Sendable {
     }
 
     case nodeJoined(name: String, warning: String?)
+    /// Its engine has had work for this long and has not moved.
+    case engineStalled(name: String, for: Duration)
     case nodeLeft(name: String, reason: String)
     /// A run that is no probe ended: how, and with how many completion tokens.
     case ended(UInt64, Outcome, RunRequest, Int)

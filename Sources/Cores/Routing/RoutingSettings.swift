@@ -14,6 +14,14 @@ package struct RoutingSettings: Sendable {
     /// to work on, fails: far above what the slowest machine needs, since it only catches engines that hang.
     package var progressTimeout = Duration.seconds(60)
     package var progressTimePerToken = Duration.milliseconds(20)
+    /// A node whose engine has work and has not moved for this long, by its own account, loses what runs there and gets
+    /// nothing new until it moves. An engine moves with every layer of a step, so this is far above what one takes.
+    package var engineStallTimeout = Duration.seconds(5)
+    /// A pair without any lane, and with a reason for that, counts as unusable after this: lanes to a node that has just
+    /// started need a moment.
+    package var lanePatience = Duration.seconds(5)
+    /// A router that has just started, or has just lost its last pair, lets requests wait this long for nodes to attach.
+    package var attachPatience = Duration.seconds(3)
     /// How long the end of a whole answer waits for what the prefill node measured, which may come behind it.
     package var reportPatience = Duration.milliseconds(100)
     /// How long a node is left alone after it refused for lack of pages, lanes or sequences.
