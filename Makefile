@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 MODEL ?=
 export MODEL
 
-.PHONY: help setup build demo test test-rdma check simulate verify chaos bench bench-rdma bench-glm5 bench-long docs clean
+.PHONY: help setup build demo test test-rdma check sanitize simulate verify chaos bench bench-rdma bench-glm5 bench-long docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,11 @@ chaos: ## a cluster under kills, pauses, cut paths and cancels for SECONDS=600; 
 	swift build -c release
 	@$(if $(filter rdma,$(TRANSPORT)),,Tests/chaos/paused_sender.py && Tests/chaos/hung_engine.py)
 	@Tests/chaos/chaos.py --seconds $(or $(SECONDS),600)
+
+sanitize: ## parsers, lanes and whole nodes with gRPC under the address and thread sanitizers (half an hour)
+	@scripts/setup.sh packages
+	@scripts/sanitize.sh address OrderedJSON ModelFormat Tokenization API Handoff Transport Cores ControlPlane Routing Node
+	@scripts/sanitize.sh thread Handoff Transport Cores ControlPlane Routing Node
 
 verify: ## the model of the handoff contract, searched exhaustively, with each rule removed in turn (FULL=1: more)
 	@scripts/setup.sh verify

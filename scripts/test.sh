@@ -6,8 +6,26 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# What each stage took is printed at the end, however it ends.
 started=$SECONDS
-step() { printf '\n== %s (%d s since the start)\n' "$*" $((SECONDS - started)); }
+stage=""
+stage_started=$SECONDS
+took=""
+step() {
+    if [ -n "$stage" ]; then took+=$(printf '%5d s  %s' $((SECONDS - stage_started)) "$stage")$'\n'; fi
+    stage=$*
+    stage_started=$SECONDS
+    printf '\n== %s (%d s since the start)\n' "$*" $((SECONDS - started))
+}
+summary() {
+    printf '\n%s%5d s  in all; the last stage: %s\n' "$took" $((SECONDS - started)) "$stage"
+}
+kernel=""
+finish() {
+    if [ -n "$kernel" ]; then kill "$kernel" 2>/dev/null || true; fi
+    summary
+}
+trap finish EXIT
 
 step "formatting"
 scripts/lint.sh
@@ -20,7 +38,6 @@ if [ -z "${BATON_RDMA_HOST:-}" ]; then
     mkdir -p .cache/rdma
     nice Tests/rdma/kernel.sh >.cache/rdma/kernel.log 2>&1 &
     kernel=$!
-    trap 'kill "$kernel" 2>/dev/null || true' EXIT
 fi
 
 step "release build with tests"
@@ -36,9 +53,9 @@ step "cluster of real processes"
 swift test -c release --skip-build --disable-xctest --no-parallel --filter '^ClusterTests\.'
 
 step "lanes and a cluster over RDMA"
-if [ -n "${kernel:-}" ]; then
+if [ -n "$kernel" ]; then
     wait "$kernel" || { cat .cache/rdma/kernel.log; exit 1; }
-    trap - EXIT
+    kernel=""
 fi
 scripts/test_rdma.sh
 
@@ -57,10 +74,11 @@ REQUESTS=32 Tests/chaos/chaos.py --seconds 30
 step "simulated clusters, and every rule broken in turn"
 scripts/simulate.sh
 
-step "address sanitizer: parsers of untrusted bytes, lanes, slot pool, state machines, nodes and what they say"
-scripts/sanitize.sh address OrderedJSON ModelFormat Tokenization API Handoff Transport ControlPlane Routing Node
+# Modules that need no gRPC and no TLS; whole nodes with both are what `make sanitize` looks at.
+step "address sanitizer: parsers of untrusted bytes, lanes, slot pool, what decides"
+scripts/sanitize.sh address OrderedJSON Tokenization API Handoff Transport Cores
 
-step "thread sanitizer: lanes, state machines, nodes and what they say"
-scripts/sanitize.sh thread Handoff Transport ControlPlane Routing Node
+step "thread sanitizer: lanes, state machines, what decides"
+scripts/sanitize.sh thread Handoff Transport Cores
 
 step "all tests passed"
