@@ -76,7 +76,7 @@ scripts/simulate.sh
 
 # Modules that need no gRPC and no TLS; whole nodes with both are what `make sanitize` looks at.
 step "address sanitizer: parsers of untrusted bytes, lanes, slot pool, what decides"
-scripts/sanitize.sh address OrderedJSON Tokenization API Handoff Transport Cores
+scripts/sanitize.sh address OrderedJSON ModelFormat Tokenization API Handoff Transport Cores
 
 step "thread sanitizer: lanes, state machines, what decides"
 scripts/sanitize.sh thread Handoff Transport Cores
