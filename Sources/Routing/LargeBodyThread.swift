@@ -5,7 +5,8 @@ import Synchronization
 /// Reads large request bodies on a thread of its own. Parsing, rendering and tokenising megabytes takes seconds,
 /// and the concurrency pool, which also carries the nodes' leases and everybody's tokens, must stay free.
 ///
-/// One body is read at a time, in order of arrival; few may wait. The thread exists while there are any.
+/// One body is read at a time, in order of arrival. What those that wait take is bounded by `BodyBudget`, their number
+/// here. The thread exists while there are any.
 package final class LargeBodyThread: Sendable {
     private struct State {
         var waiting: [@Sendable () -> Void] = []
@@ -19,7 +20,7 @@ package final class LargeBodyThread: Sendable {
     /// - Parameters:
     ///   - inlineBytes: bodies up to this are read where the caller runs: that takes less than a decode step.
     ///   - waitingMax: large bodies that may wait; one more is refused with 429.
-    package init(inlineBytes: Int = 32 << 10, waitingMax: Int = 8) {
+    package init(inlineBytes: Int = 32 << 10, waitingMax: Int = 1024) {
         self.inlineBytes = inlineBytes
         self.waitingMax = waitingMax
     }

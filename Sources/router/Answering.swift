@@ -42,8 +42,9 @@ extension FrontDoor {
     func read(_ request: Request, received: Duration) async throws(APIError) -> Answerable {
         let isChat = request.uri.path != "/v1/completions"
         let asksForTiming = HTTPField.Name("x-baton-timing").flatMap { request.headers[$0] } == "1"
-        let bytes = try await body(of: request)
+        let (bytes, share) = try await body(of: request)
         let call = Call(bytes: bytes, received: received, asksForTiming: asksForTiming)
+        defer { withExtendedLifetime(share) {} }
         return try await largeBodies.run(bytes: bytes.readableBytes) { () throws(APIError) in
             try isChat ? chat(call) : completion(call)
         }

@@ -12,6 +12,8 @@ import Tokenization
 /// What the HTTP side is allowed to take and whom it lets in.
 struct FrontDoorSettings: Sendable {
     var bodyLimit = 32 << 20
+    /// Bytes that bodies may take together while they arrive and until they are read.
+    var bodyMemory = 512 << 20
     /// The whole body must arrive within this.
     var bodyTimeout = Duration.seconds(60)
     /// Any of these opens `/v1`; none: no key is asked for.
@@ -35,6 +37,7 @@ struct FrontDoor: HTTPResponder {
     let version: String
     let logger: Logger
     let largeBodies = LargeBodyThread()
+    let bodyBudget: BodyBudget
 
     func respond(to request: Request, context: DoorContext) async throws -> Response {
         let response = await answer(to: request, context, received: router.now)
@@ -120,30 +123,40 @@ struct FrontDoor: HTTPResponder {
 
     // MARK: The body
 
-    /// The whole body, within its limits of size and time.
-    func body(of request: Request) async throws(APIError) -> ByteBuffer {
+    /// The whole body, within its limits of size, time and memory, and its share of what bodies may take: to be kept as
+    /// long as the bytes are.
+    func body(of request: Request) async throws(APIError) -> (bytes: ByteBuffer, share: BodyShare) {
         try JSONBody.check(contentType: request.headers[.contentType])
-        if let length = request.headers[.contentLength].flatMap({ Int($0) }), length > settings.bodyLimit {
-            throw .bodyTooLarge(limit: settings.bodyLimit)
-        }
         let limit = settings.bodyLimit
+        if let length = request.headers[.contentLength].flatMap({ Int($0) }), length > limit {
+            throw .bodyTooLarge(limit: limit)
+        }
         let timeout = settings.bodyTimeout
         let body = request.body
+        let share = BodyShare(bodyBudget)
         do {
             return try await withThrowingTaskGroup(of: ByteBuffer?.self) { group in
-                group.addTask { try await body.collect(upTo: limit) }
+                group.addTask {
+                    var whole = ByteBuffer()
+                    for try await part in body {
+                        guard whole.readableBytes + part.readableBytes <= limit else {
+                            throw APIError.bodyTooLarge(limit: limit)
+                        }
+                        try share.grow(by: part.readableBytes)
+                        whole.writeImmutableBuffer(part)
+                    }
+                    return whole
+                }
                 group.addTask {
                     try await Task.sleep(for: timeout)
                     return nil
                 }
                 defer { group.cancelAll() }
                 guard let buffer = try await group.next() ?? nil else { throw APIError.bodyTimeout(after: timeout) }
-                return buffer
+                return (buffer, share)
             }
         } catch let error as APIError {
             throw error
-        } catch is NIOTooManyBytesError {
-            throw .bodyTooLarge(limit: limit)
         } catch {
             throw APIError(
                 status: 400, type: "invalid_request_error", message: "The request body could not be read.",

@@ -61,7 +61,7 @@ struct RouterService {
         let connections = Connections()
         let door = FrontDoor(
             router: router, prompts: model.prompts, settings: options.doorSettings, connections: connections,
-            version: batonVersion, logger: logger)
+            version: batonVersion, logger: logger, bodyBudget: BodyBudget(limit: options.doorSettings.bodyMemory))
         try await serve(door, control, router, httpAddress)
     }
 

@@ -70,6 +70,9 @@ struct ServeOptions: ParsableArguments {
     @Option(help: "Largest request body in MiB.")
     var bodyLimit = 32
 
+    @Option(help: "MiB that request bodies may take together; one more gets 503.")
+    var bodyMemory = 512
+
     @Option(help: "Connections at once.")
     var connections = 4096
 
@@ -95,6 +98,9 @@ struct ServeOptions: ParsableArguments {
         guard (1...1_000_000).contains(queue) else { throw ValidationError("--queue must be 1 to 1000000.") }
         guard (1...100).contains(attempts) else { throw ValidationError("--attempts must be 1 to 100.") }
         guard (1...1024).contains(bodyLimit) else { throw ValidationError("--body-limit must be 1 to 1024 MiB.") }
+        guard (bodyLimit...1 << 20).contains(bodyMemory) else {
+            throw ValidationError("--body-memory must be --body-limit (\(bodyLimit)) to 1048576 MiB.")
+        }
         guard (1...1_000_000).contains(connections) else {
             throw ValidationError("--connections must be 1 to 1000000.")
         }
@@ -119,6 +125,7 @@ struct ServeOptions: ParsableArguments {
     var doorSettings: FrontDoorSettings {
         var settings = FrontDoorSettings()
         settings.bodyLimit = bodyLimit << 20
+        settings.bodyMemory = bodyMemory << 20
         let keys = DoorKeys(api: apiKey, admin: adminKey)
         settings.apiKeys = keys.api
         settings.adminKey = keys.admin
