@@ -72,6 +72,9 @@ let modules: [Module] = [
     Module(name: "Kernels", uses: ["CKernels"]),
     Module(name: "OrderedJSON"),
     Module(name: "SeededRandom"),
+    Module(name: "Threads"),
+    Module(name: "CHostProcess", kind: .c),
+    Module(name: "HostProcess", uses: ["CHostProcess", "Threads"]),
     Module(name: "ModelFormat", uses: ["Kernels", "OrderedJSON"], packages: [.crypto]),
     Module(name: "Tokenization", uses: ["OrderedJSON"], isTestable: true),
     Module(name: "CheckpointText", uses: ["ModelFormat", "Tokenization"]),
@@ -79,15 +82,16 @@ let modules: [Module] = [
     Module(name: "Handoff"),
     Module(name: "Simulation", uses: ["Handoff", "SeededRandom"]),
     Module(
-        name: "Engine", uses: ["Kernels", "ModelFormat", "Tokenization", "CheckpointText", "Handoff", "OrderedJSON"]),
+        name: "Engine",
+        uses: ["Kernels", "ModelFormat", "Tokenization", "CheckpointText", "Handoff", "OrderedJSON", "Threads"]),
     Module(name: "CXXHash", kind: .c),
     Module(name: "CRDMA", kind: .c, libraries: ["ibverbs", "rdmacm"]),
-    Module(name: "Transport", uses: ["Handoff", "CXXHash", "CRDMA"], isTestable: true),
+    Module(name: "Transport", uses: ["Handoff", "CXXHash", "CRDMA", "Threads"], isTestable: true),
     // The cluster.
     Module(name: "Messages", uses: ["Handoff"], isTestable: true),
     Module(name: "API", uses: ["OrderedJSON"], isTestable: true),
     Module(name: "Cores", uses: ["Handoff", "Messages", "API"], isTestable: true),
-    Module(name: "Telemetry", packages: [.log], isTestable: true),
+    Module(name: "Telemetry", uses: ["Threads"], packages: [.log], isTestable: true),
     Module(
         name: "ControlPlane", uses: ["Handoff", "Messages", "Cores"],
         packages: [.grpc, .grpcTransport, .grpcProtobuf, .protobuf, .log],
@@ -95,20 +99,25 @@ let modules: [Module] = [
     Module(
         name: "Node",
         uses: [
-            "Engine", "Handoff", "Transport", "Messages", "Cores", "ControlPlane", "Telemetry", "Kernels",
+            "Engine", "Handoff", "Transport", "Messages", "Cores", "Threads", "HostProcess", "ControlPlane",
+            "Telemetry", "Kernels",
             "ModelFormat",
             "Tokenization", "OrderedJSON",
         ],
         packages: [.hummingbird, .log, .lifecycle, .arguments, .nio], isTestable: true),
     Module(
         name: "Routing",
-        uses: ["Handoff", "Messages", "Cores", "ControlPlane", "API", "Tokenization", "Telemetry", "OrderedJSON"],
+        uses: [
+            "Handoff", "Messages", "Cores", "Threads", "ControlPlane", "API", "Tokenization", "Telemetry",
+            "OrderedJSON",
+        ],
         packages: [.log], isTestable: true),
     // Assembly.
     Module(
         name: "router", kind: .executable,
         uses: [
-            "Routing", "Cores", "Messages", "API", "ControlPlane", "Telemetry", "Tokenization", "ModelFormat",
+            "Routing", "Cores", "Messages", "Threads", "HostProcess", "API", "ControlPlane", "Telemetry",
+            "Tokenization", "ModelFormat",
             "CheckpointText",
             "OrderedJSON", "Handoff",
         ],
@@ -139,7 +148,8 @@ let modules: [Module] = [
         ]),
     Module(name: "TransportTests", kind: .test, uses: ["Transport", "Handoff", "CRDMA"]),
     Module(name: "CoresTests", kind: .test, uses: ["Cores", "Messages", "Handoff", "API", "SeededRandom"]),
-    Module(name: "TelemetryTests", kind: .test, uses: ["Telemetry"], packages: [.log]),
+    Module(name: "HostProcessTests", kind: .test, uses: ["HostProcess", "CHostProcess"]),
+    Module(name: "TelemetryTests", kind: .test, uses: ["Telemetry", "Threads"], packages: [.log]),
     Module(
         name: "ControlPlaneTests", kind: .test, uses: ["ControlPlane", "Messages", "Handoff", "SeededRandom"],
         packages: [.grpc, .grpcTransport, .protobuf, .log]),

@@ -62,6 +62,9 @@ scripts/test_rdma.sh
 step "the official openai client"
 .cache/venv/bin/python -m unittest discover --start-directory Tests/clients --verbose
 
+step "what happens around a process: log pipe, descriptors, signals, crash"
+python3 -m unittest discover --start-directory Tests/processes --verbose
+
 step "late writes of a paused sender, byte for byte"
 RUNS=25 Tests/chaos/paused_sender.py
 

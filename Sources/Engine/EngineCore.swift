@@ -1,6 +1,7 @@
 import Handoff
 import Kernels
 import Synchronization
+import Threads
 
 /// The engine loop's state and steps; lives on the loop's thread alone.
 final class EngineCore {

@@ -1,5 +1,6 @@
 package import Handoff
 import Synchronization
+import Threads
 
 /// Runs one role's scheduler and model on a thread of its own. Commands may come from any thread and are applied
 /// between steps (a cancel of a prefill between layers); events go out through one closure, on the engine's thread.
@@ -7,7 +8,7 @@ import Synchronization
 package final class EngineLoop: Sendable {
     private let shared: EngineShared
     private let memory: KVMemory
-    private let thread: EngineThread
+    private let thread: OwnThread
     private let isShutDown = Mutex(false)
 
     /// Allocates scratch memory and starts the threads. `onEvent` must not block, and must not call `shutdown`.
@@ -20,7 +21,12 @@ package final class EngineLoop: Sendable {
         let name = options.role == .prefill ? "prefill-engine" : "decode-engine"
         self.shared = shared
         self.memory = memory
-        thread = try EngineThread(name: name) { core.run() }
+        do throws(ThreadError) {
+            // Attention keeps its tiles on the stack.
+            thread = try OwnThread(name, stackBytes: 8 << 20) { core.run() }
+        } catch {
+            throw .memory(reason: error.description)
+        }
     }
 
     deinit { shutdown() }

@@ -5,6 +5,7 @@ import Handoff
 import Logging
 import Messages
 import Synchronization
+import Threads
 import Transport
 
 /// Pages whose bytes are not those that their digests were made of.
@@ -82,8 +83,8 @@ final class EvidenceStore: Sendable {
             return true
         }
         guard isAllowed else { return onCopied() }
-        do throws(NodeError) {
-            try OwnThread.start("evidence") { [self] in
+        do throws(ThreadError) {
+            try OwnThread.detach("evidence") { [self] in
                 let pages = Self.copy(incident, memory)
                 onCopied()
                 write(incident, pages, memory.layout)

@@ -10,6 +10,7 @@ package enum NodeError: Error, Sendable, CustomStringConvertible {
     case control(ControlError)
     case http(address: String, reason: String)
     case thread(reason: String)
+    case resources(reason: String)
 
     package var description: String {
         switch self {
@@ -18,6 +19,7 @@ package enum NodeError: Error, Sendable, CustomStringConvertible {
         case .lanes(let error): "KV lanes: \(error)"
         case .control(let error): error.description
         case .http(let address, let reason): "cannot listen on \(address) for HTTP: \(reason)"
+        case .resources(let reason): reason
         case .thread(let reason): "cannot start a thread: \(reason)"
         }
     }

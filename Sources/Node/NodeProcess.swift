@@ -2,10 +2,12 @@ import ControlPlane
 import Engine
 import Glibc
 import Handoff
+import HostProcess
 import Logging
 package import Messages
 import Synchronization
 import Telemetry
+import Threads
 import UnixSignals
 
 /// A whole node process, from checked flags to the exit status.
@@ -21,10 +23,12 @@ package enum NodeProcess {
         adjust: @Sendable (inout NodeConfiguration) throws(NodeError) -> Void = { _ in }
     ) async -> Int32 {
         let process = "\(role)-node"
-        // A peer that closes its connection is an error code, not a signal.
-        signal(SIGPIPE, SIG_IGN)
+        let descriptors = HostProcess.prepare(process)
         let logger = options.logger(process)
+        // Whatever is said last is read by those who look for the reason.
+        defer { LogQueue.standardError.flush(within: .seconds(1)) }
         do throws(NodeError) {
+            if let problem = descriptors.problem { throw .resources(reason: problem) }
             let incarnation = Incarnation.random()
             var configuration = try options.configuration(role: role, incarnation: incarnation)
             try adjust(&configuration)
@@ -32,8 +36,7 @@ package enum NodeProcess {
             logger.notice("stopped")
             return 0
         } catch {
-            let line = "\(process): error: \(error)\n"
-            _ = line.withCString { write(STDERR_FILENO, $0, strlen($0)) }
+            LogQueue.standardError.append("\(process): error: \(error)\n") { "\($0) log lines were dropped\n" }
             return 1
         }
     }
@@ -43,6 +46,7 @@ package enum NodeProcess {
     ) async throws(NodeError) {
         let links = RouterLinks()
         let metrics = NodeMetrics()
+        metrics.registry.watch()
         let driver = try await OwnThread.run("node-start") { () throws(NodeError) -> any NodeDriver in
             let began = ContinuousClock.now
             let model = try configuration.loadModel()
@@ -73,12 +77,13 @@ package enum NodeProcess {
         try await runtime.run()
     }
 
-    /// SIGTERM and the first SIGINT drain; whatever comes after a SIGINT ends the process at once.
+    /// SIGTERM, SIGHUP, SIGQUIT and the first SIGINT drain; whatever comes after a SIGINT ends the process at once.
     private static func obeySignals(
         _ runtime: NodeRuntime, _ configuration: NodeConfiguration, _ logger: Logger
     ) async {
         var interrupts = 0
-        for await signal in await UnixSignalsSequence(trapping: .sigterm, .sigint) {
+        let hangup: [UnixSignal] = HostProcess.isHangupIgnored ? [] : [.sighup]
+        for await signal in await UnixSignalsSequence(trapping: [.sigterm, .sigint, .sigquit] + hangup) {
             if signal == .sigint { interrupts += 1 }
             if interrupts > 1 {
                 logger.warning("stopped at once")
@@ -91,14 +96,13 @@ package enum NodeProcess {
 
     /// Whoever started the node holds the other end of its standard input; when that ends, so does the node.
     private static func watchParent(_ runtime: NodeRuntime, _ logger: Logger) throws(NodeError) {
-        try OwnThread.start("parent-watch") {
-            var byte: UInt8 = 0
-            while true {
-                let count = read(STDIN_FILENO, &byte, 1)
-                if count == 0 || (count < 0 && errno != EINTR) { break }
+        do throws(ThreadError) {
+            try ParentWatch.start {
+                logger.notice("stopping", metadata: ["reason": "standard input ended"])
+                runtime.stop(within: .seconds(1))
             }
-            logger.notice("stopping", metadata: ["reason": "standard input ended"])
-            runtime.stop(within: .seconds(1))
+        } catch {
+            throw .thread(reason: error.description)
         }
     }
 }

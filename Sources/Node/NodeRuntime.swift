@@ -5,6 +5,7 @@ package import Logging
 import Messages
 import Synchronization
 import Telemetry
+import Threads
 
 /// Keeps a node running: control streams, health server, ticks, and an orderly end.
 package final class NodeRuntime: Sendable {

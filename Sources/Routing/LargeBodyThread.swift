@@ -1,6 +1,6 @@
 package import API
-import Glibc
 import Synchronization
+import Threads
 
 /// Reads large request bodies on a thread of its own. Parsing, rendering and tokenising megabytes takes seconds,
 /// and the concurrency pool, which also carries the nodes' leases and everybody's tokens, must stay free.
@@ -51,21 +51,19 @@ package final class LargeBodyThread: Sendable {
             }
             state.waiting.append(work)
             if state.isRunning { return nil }
-            let argument = Unmanaged.passRetained(self)
-            var thread = pthread_t()
-            guard pthread_create(&thread, nil, largeBodyThreadBody, argument.toOpaque()) == 0 else {
-                argument.release()
+            do throws(ThreadError) {
+                try OwnThread.detach("large-bodies") { self.runAll() }
+            } catch {
                 // Nothing ran, so this is all there is.
                 state.waiting = []
                 return .unavailable("No thread for a large body.", code: "no_thread", retryAfter: .seconds(2))
             }
-            pthread_detach(thread)
             state.isRunning = true
             return nil
         }
     }
 
-    fileprivate func runAll() {
+    private func runAll() {
         while true {
             let work = state.withLock { state -> (@Sendable () -> Void)? in
                 guard !state.waiting.isEmpty else {
@@ -78,10 +76,4 @@ package final class LargeBodyThread: Sendable {
             work()
         }
     }
-}
-
-private func largeBodyThreadBody(_ argument: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
-    guard let argument else { return nil }
-    Unmanaged<LargeBodyThread>.fromOpaque(argument).takeRetainedValue().runAll()
-    return nil
 }

@@ -79,6 +79,7 @@ package final class RouterMetrics: Sendable {
 
     /// Fills the gauges from the router before each exposition.
     package func watch(_ router: Router) {
+        registry.watch()
         registry.onCollect { [weak router] in
             guard let router else { return }
             self.collect(router)

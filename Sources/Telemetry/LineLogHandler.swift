@@ -9,22 +9,21 @@ package enum LogFormat: String, Sendable, CaseIterable {
     case text
 }
 
-/// Writes one line per log entry to standard error with one `write`, so that lines of several threads do not
-/// mix. Control characters in values are escaped.
+/// Makes one line of each log entry and puts it into the process's log queue. Control characters in values are escaped.
 package struct LineLogHandler: LogHandler {
     package var metadata: Logger.Metadata = [:]
     package var metadataProvider: Logger.MetadataProvider?
     package var logLevel: Logger.Level
     private let label: String
     private let format: LogFormat
-    private let descriptor: Int32
+    private let queue: LogQueue
 
     package init(
-        label: String, format: LogFormat = .text, level: Logger.Level = .info, descriptor: Int32 = STDERR_FILENO
+        label: String, format: LogFormat = .text, level: Logger.Level = .info, queue: LogQueue = .standardError
     ) {
         self.label = label
         self.format = format
-        self.descriptor = descriptor
+        self.queue = queue
         logLevel = level
     }
 
@@ -38,7 +37,11 @@ package struct LineLogHandler: LogHandler {
         if let provided = metadataProvider?.get() { fields.merge(provided) { $1 } }
         if let own = event.metadata { fields.merge(own) { $1 } }
         let text = line(level: event.level, message: "\(event.message)", fields: fields, time: Self.timestamp())
-        Self.write(text, to: descriptor)
+        queue.append(text) { dropped in
+            line(
+                level: .warning, message: "log lines were dropped: nobody read them fast enough",
+                fields: ["dropped": "\(dropped)"], time: Self.timestamp())
+        }
     }
 
     func line(level: Logger.Level, message: String, fields: Logger.Metadata, time: String) -> String {
@@ -53,20 +56,6 @@ package struct LineLogHandler: LogHandler {
             var line = "\(time) \(level.rawValue.uppercased()) \(label): \(JSONText.escaped(message, quotes: false))"
             for (key, value) in sorted { line += " \(key)=\(JSONText.plain(value))" }
             return line + "\n"
-        }
-    }
-
-    private static func write(_ line: String, to descriptor: Int32) {
-        var line = line
-        line.withUTF8 { bytes in
-            var rest = UnsafeRawBufferPointer(bytes)
-            while !rest.isEmpty {
-                let count = Glibc.write(descriptor, rest.baseAddress, rest.count)
-                if count < 0 && errno == EINTR { continue }
-                // Nobody reads the log (any more): there is no place left to report that.
-                if count <= 0 { return }
-                rest = UnsafeRawBufferPointer(rebasing: rest[count...])
-            }
         }
     }
 

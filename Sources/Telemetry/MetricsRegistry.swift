@@ -76,6 +76,12 @@ package final class MetricsRegistry: Sendable {
         return HistogramFamily(registry: self, index: family(.histogram, name, help, labels, bounds))
     }
 
+    /// Counts the log lines that found no room.
+    package func watch(_ queue: LogQueue = .standardError) {
+        let dropped = counter("log_lines_dropped_total", "Log lines that nobody read in time.")
+        onCollect { dropped.raise(to: UInt64(queue.dropped)) }
+    }
+
     /// Runs `body` before each exposition, to set gauges from a snapshot.
     package func onCollect(_ body: @escaping @Sendable () -> Void) {
         state.withLock { $0.collectors.append(body) }

@@ -1,3 +1,5 @@
+import Threads
+
 /// What lanes have done.
 package struct LaneCounters: Sendable, Equatable {
     package var opened = 0

@@ -1,5 +1,6 @@
 import Handoff
 import Synchronization
+import Threads
 
 /// Why a lane must close: what its peer sent does not fit what it may send.
 struct LaneViolation: Error, Equatable {

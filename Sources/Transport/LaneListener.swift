@@ -1,4 +1,5 @@
 package import Handoff
+import Threads
 
 /// The decode node's end of all lanes: accepts connections of prefill nodes, over TCP and where there are adapters over
 /// RDMA, and receives into the slab.

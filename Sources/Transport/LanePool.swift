@@ -1,4 +1,5 @@
 package import Handoff
+import Threads
 
 /// A decode node to keep lanes to.
 package struct LanePeer: Sendable, Hashable {

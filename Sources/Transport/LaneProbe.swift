@@ -1,5 +1,6 @@
 import Glibc
 import Handoff
+import Threads
 
 /// Handoffs of this process to itself, over the lanes that nodes have: every byte compared, and measured.
 package struct LaneProbe: Sendable {

@@ -1,4 +1,5 @@
 import Handoff
+import Threads
 
 /// The lanes of a decode node, whatever carries them: who may become one, and how each is served.
 final class LaneRegister: Sendable {

@@ -1,4 +1,5 @@
 import Handoff
+import Threads
 
 /// The decode node's end of one lane, over whatever carries it. One thread waits until it is ready and runs it;
 /// everything else may be called from any thread.

@@ -1,4 +1,5 @@
 import Handoff
+import Threads
 
 /// The prefill node's end of one lane, over whatever carries it. One thread runs it; everything else may be called from
 /// any thread.

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import Handoff
+import Threads
 import Transport
 
 /// How long a lane takes to be connected, and to be fenced while it is being written to.

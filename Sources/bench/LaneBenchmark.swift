@@ -1,6 +1,7 @@
 import Glibc
 import Handoff
 import Synchronization
+import Threads
 import Transport
 
 /// How fast KV pages go from one process to another over a lane: the shipping lanes driven by the shipping

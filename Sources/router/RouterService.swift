@@ -2,6 +2,7 @@ import ControlPlane
 import Cores
 import Glibc
 import Handoff
+import HostProcess
 import Hummingbird
 import HummingbirdCore
 import Logging
@@ -32,7 +33,10 @@ struct RouterService {
     }
 
     func run() async throws {
-        signal(SIGPIPE, SIG_IGN)
+        let descriptors = HostProcess.prepare("router")
+        // Whatever is said last is read by those who look for the reason.
+        defer { LogQueue.standardError.flush(within: .seconds(1)) }
+        if let problem = descriptors.problem { throw CommandError(problem) }
         // Loops only move bytes; the work is done elsewhere. One per core gets in the way of those who do it: on two
         // cores a token takes 0.09 ms with one loop, 0.09 to 0.17 with two (Benchmarks/run.py --only router).
         NIOSingletons.groupLoopCountSuggestion = max(1, System.coreCount / 2)
@@ -62,7 +66,21 @@ struct RouterService {
         let door = FrontDoor(
             router: router, prompts: model.prompts, settings: options.doorSettings, connections: connections,
             version: batonVersion, logger: logger, bodyBudget: BodyBudget(limit: options.doorSettings.bodyMemory))
-        try await serve(door, control, router, httpAddress)
+        try await serve(door, control, router, httpAddress, clients: clientLimit(descriptors))
+    }
+
+    /// Connections at once: as many as were asked for, and as the process has descriptors for.
+    private func clientLimit(_ descriptors: DescriptorBudget) -> Int {
+        let clients = descriptors.clients(wanted: options.connections)
+        if clients < options.connections {
+            logger.warning(
+                "fewer connections than --connections: the rest is kept for nodes and operators; raise the limit of open files",
+                metadata: [
+                    "connections": "\(clients)", "wanted": "\(options.connections)",
+                    "open_files": "\(descriptors.limit)",
+                ])
+        }
+        return clients
     }
 
     private func probeTokens(_ prompts: PromptReader) -> [UInt32] {
@@ -71,7 +89,8 @@ struct RouterService {
     }
 
     private func serve(
-        _ door: FrontDoor, _ control: ControlServer, _ router: Routing.Router, _ address: HostPort
+        _ door: FrontDoor, _ control: ControlServer, _ router: Routing.Router, _ address: HostPort,
+        clients: Int
     ) async throws {
         let logger = logger
         let controlPort = control.port
@@ -86,7 +105,7 @@ struct RouterService {
                     idleTimeout: .seconds(75))),
             configuration: .init(
                 address: .hostname(address.host, port: address.port),
-                availableConnectionsDelegate: MaximumAvailableConnections(options.connections, logger: logger)),
+                availableConnectionsDelegate: MaximumAvailableConnections(clients, logger: logger)),
             onServerRunning: { channel in
                 let port = channel.localAddress?.port ?? address.port
                 logger.info(

@@ -1,9 +1,10 @@
 import Glibc
+import HostProcess
 import Logging
-import Synchronization
+import Threads
 import UnixSignals
 
-/// Waits for the reasons to stop: SIGTERM, SIGINT, or the end of standard input when a parent holds its other
+/// Waits for the reasons to stop: SIGTERM, SIGINT, SIGHUP, SIGQUIT, or the end of standard input when a parent holds its other
 /// end. A second SIGINT ends the process at once.
 struct StopRequests: Sendable {
     var watchesParent: Bool
@@ -13,7 +14,8 @@ struct StopRequests: Sendable {
         let (reasons, continuation) = AsyncStream<String>.makeStream()
         Task {
             var interrupts = 0
-            for await signal in await UnixSignalsSequence(trapping: .sigterm, .sigint) {
+            let hangup: [UnixSignal] = HostProcess.isHangupIgnored ? [] : [.sighup]
+            for await signal in await UnixSignalsSequence(trapping: [.sigterm, .sigint, .sigquit] + hangup) {
                 if signal == .sigint {
                     interrupts += 1
                     if interrupts > 1 { _exit(130) }
@@ -22,40 +24,13 @@ struct StopRequests: Sendable {
             }
         }
         if watchesParent {
-            startParentWatch { continuation.yield("the parent process is gone") }
+            let gone: @Sendable () -> Void = { continuation.yield("the parent process is gone") }
+            // A process that cannot watch its parent must not outlive it.
+            do throws(ThreadError) { try ParentWatch.start(gone) } catch { gone() }
         }
         for await reason in reasons {
             logger.notice("stopping", metadata: ["reason": "\(reason)"])
             return
         }
     }
-}
-
-/// Reads standard input until it ends, on a thread of its own: a blocking read must not hold a pool thread.
-private func startParentWatch(_ onEnd: @escaping @Sendable () -> Void) {
-    let box = Unmanaged.passRetained(EndAction(onEnd))
-    var thread = pthread_t()
-    guard pthread_create(&thread, nil, parentWatchBody, box.toOpaque()) == 0 else {
-        box.release()
-        return onEnd()
-    }
-    pthread_detach(thread)
-}
-
-private final class EndAction: Sendable {
-    let body: @Sendable () -> Void
-    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
-}
-
-private func parentWatchBody(_ argument: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
-    guard let argument else { return nil }
-    let action = Unmanaged<EndAction>.fromOpaque(argument).takeRetainedValue()
-    var byte: UInt8 = 0
-    while true {
-        let count = read(STDIN_FILENO, &byte, 1)
-        if count > 0 || (count < 0 && errno == EINTR) { continue }
-        break
-    }
-    action.body()
-    return nil
 }

@@ -2,6 +2,7 @@ import CRDMA
 import Glibc
 import Handoff
 import Testing
+import Threads
 
 @testable import Transport
 

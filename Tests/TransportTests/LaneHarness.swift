@@ -1,6 +1,7 @@
 import Glibc
 import Handoff
 import Testing
+import Threads
 
 @testable import Transport
 

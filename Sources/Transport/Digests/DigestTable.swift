@@ -1,4 +1,5 @@
 package import Handoff
+import Threads
 
 /// The digests of pages that a node holds, by slot and generation.
 ///

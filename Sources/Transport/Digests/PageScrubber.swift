@@ -1,5 +1,6 @@
 import Glibc
 package import Handoff
+import Threads
 
 /// Reads pages again, slowly and for ever, and compares them with the digests in a table. It has a thread of its own
 /// at the lowest priority, and reads a bounded number of bytes per second.

@@ -1,6 +1,7 @@
 import CRDMA
 import Glibc
 import Handoff
+import Threads
 
 /// Accepts lanes over RDMA, on one address of every device in use.
 final class RDMAAcceptor: Sendable {

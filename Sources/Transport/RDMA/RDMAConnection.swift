@@ -1,6 +1,7 @@
 import CRDMA
 import Glibc
 import Handoff
+import Threads
 
 /// One queue pair with what belongs to it: its completion queue, its message buffers, and the connection that
 /// librdmacm keeps for it.

@@ -1,6 +1,7 @@
 import CRDMA
 import Glibc
 import Handoff
+import Threads
 
 /// Connecting one lane over RDMA: address, route, hello, answer; each with a deadline.
 struct RDMADial {

@@ -2,6 +2,7 @@ import CRDMA
 import Glibc
 import Handoff
 import Synchronization
+import Threads
 
 /// One adapter as the lanes of this process use it: a protection domain, with the slab registered in it once.
 ///

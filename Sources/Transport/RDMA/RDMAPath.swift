@@ -1,3 +1,5 @@
+import Threads
+
 /// Whether to try RDMA on the way to a decode node, and why it is not in use.
 struct RDMAPath: Sendable {
     /// Why it did not work the last time; nil since something has been acknowledged over it.

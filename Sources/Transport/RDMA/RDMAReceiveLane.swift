@@ -1,6 +1,7 @@
 import CRDMA
 import Glibc
 import Handoff
+import Threads
 
 /// The decode node's end of a lane over RDMA. The adapter lands pages without asking anybody; the thread narrows what
 /// it may land to what is granted, where the adapter has memory windows, and takes completion records.

@@ -1,6 +1,7 @@
 import CRDMA
 import Glibc
 import Handoff
+import Threads
 
 /// The prefill node's end of a lane over RDMA: a thread that has the adapter write slab pages straight into those of
 /// the decode node, and tells from its completions what has arrived.

@@ -1,6 +1,7 @@
 // Its headers bring `SOCK_STREAM` along.
 import CRDMA
 import Glibc
+import Threads
 
 /// A TCP socket that one thread reads and writes and any thread may shut down. Closing happens once, under a lock,
 /// so a late shutdown can't hit a file descriptor that has become somebody else's.

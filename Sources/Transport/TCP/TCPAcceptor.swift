@@ -1,5 +1,6 @@
 import Glibc
 import Handoff
+import Threads
 
 /// Accepts lanes over TCP.
 final class TCPAcceptor: Sendable {

@@ -1,5 +1,6 @@
 import Glibc
 import Handoff
+import Threads
 
 /// Connecting one lane over TCP: connection, hello, answer; each with a deadline.
 struct TCPDial {

@@ -1,5 +1,6 @@
 import Glibc
 import Handoff
+import Threads
 
 /// The decode node's end of a lane over TCP: a thread that reads records straight into slab pages.
 final class TCPReceiveLane: ReceivingLane {

@@ -1,5 +1,6 @@
 import Glibc
 import Handoff
+import Threads
 
 /// The prefill node's end of a lane over TCP: a thread that writes records straight from slab pages and reads the
 /// acknowledgements that come back.

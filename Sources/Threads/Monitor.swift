@@ -1,7 +1,7 @@
 import Glibc
 
-/// A value behind a lock on which threads can wait. Plain pthreads: lanes have their own threads, which may block,
-/// and the thread sanitizer understands it.
+/// A value behind a lock on which threads can wait. Plain pthreads, for threads that may block;
+/// the thread sanitizer understands them.
 ///
 /// `@unchecked Sendable`: `state` is touched only between lock and unlock of `mutex`, and `State` is Sendable.
 package final class Monitor<State: Sendable>: @unchecked Sendable {
@@ -63,39 +63,5 @@ package final class Monitor<State: Sendable>: @unchecked Sendable {
             var time = deadline.timespec
             pthread_cond_timedwait(condition, mutex, &time)
         }
-    }
-}
-
-/// A point on the monotonic clock, in nanoseconds.
-package struct Instant: Sendable, Comparable {
-    let nanoseconds: Int64
-
-    package static var now: Instant {
-        var time = Glibc.timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return Instant(nanoseconds: Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec))
-    }
-
-    package static func after(_ duration: Duration) -> Instant { now + duration }
-
-    static func + (instant: Instant, duration: Duration) -> Instant {
-        let (seconds, attoseconds) = duration.components
-        return Instant(nanoseconds: instant.nanoseconds + seconds * 1_000_000_000 + attoseconds / 1_000_000_000)
-    }
-
-    package static func - (a: Instant, b: Instant) -> Duration { .nanoseconds(a.nanoseconds - b.nanoseconds) }
-
-    package static func < (a: Instant, b: Instant) -> Bool { a.nanoseconds < b.nanoseconds }
-
-    var hasPassed: Bool { self <= .now }
-
-    /// Milliseconds from now for `poll`, rounded up.
-    var pollTimeout: Int32 {
-        let left = nanoseconds - Instant.now.nanoseconds
-        return left <= 0 ? 0 : Int32(clamping: (left + 999_999) / 1_000_000)
-    }
-
-    var timespec: Glibc.timespec {
-        Glibc.timespec(tv_sec: Int(nanoseconds / 1_000_000_000), tv_nsec: Int(nanoseconds % 1_000_000_000))
     }
 }
