@@ -93,7 +93,7 @@ let modules: [Module] = [
     Module(name: "Cores", uses: ["Handoff", "Messages", "API"], isTestable: true),
     Module(name: "Telemetry", uses: ["Threads"], packages: [.log], isTestable: true),
     Module(
-        name: "ControlPlane", uses: ["Handoff", "Messages", "Cores"],
+        name: "ControlPlane", uses: ["Handoff", "Messages", "Cores", "Threads"],
         packages: [.grpc, .grpcTransport, .grpcProtobuf, .protobuf, .log],
         isTestable: true),
     Module(

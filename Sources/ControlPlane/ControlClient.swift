@@ -1,3 +1,4 @@
+import Cores
 import GRPCCore
 import GRPCNIOTransportHTTP2
 package import Handoff
@@ -14,14 +15,18 @@ package final class ControlClient: Sendable {
         case message(RouterMessage, router: Incarnation)
         /// Follows each `attached` exactly once. What belongs to that router ends now.
         case lost(router: Incarnation, reason: String)
-        /// The router refused this node. After a permanent refusal the client ends.
+        /// The router refused this node.
         case refused(message: String, isPermanent: Bool)
     }
 
     package struct Configuration: Sendable {
         package var router: HostPort
         package var registration: Registration
-        package var backoff = Backoff()
+        package var backoff = Backoff(limit: .seconds(1))
+        /// How long to wait after a permanent refusal: what has to change is on the router's side.
+        package var refusalPause = Duration.seconds(30)
+        /// Every address of the router's name, in the order in which they are tried.
+        package var resolve: @Sendable (HostPort) async -> [HostPort] = { await NameLookup.addresses(of: $0) }
         /// How long an attempt to attach may take.
         package var attachTimeout = Duration.seconds(5)
 
@@ -49,19 +54,23 @@ package final class ControlClient: Sendable {
     private let logger: Logger
     private let load: @Sendable () -> NodeLoad
     private let onEvent: @Sendable (Event) -> Void
+    private let endsAfterRefusal: @Sendable (_ isPermanent: Bool) -> Bool
     private let current = Mutex(Current.idle)
 
     /// - Parameters:
     ///   - load: asked for at each heartbeat.
+    ///   - endsAfterRefusal: whether a refusal ends `run`; a permanent one does, unless there are other routers.
     ///   - onEvent: called in order, on the stream's task. It must not block.
     package init(
         configuration: Configuration, logger: Logger, load: @escaping @Sendable () -> NodeLoad,
+        endsAfterRefusal: @escaping @Sendable (_ isPermanent: Bool) -> Bool = { $0 },
         onEvent: @escaping @Sendable (Event) -> Void
     ) {
         self.configuration = configuration
         self.logger = logger
         self.load = load
         self.onEvent = onEvent
+        self.endsAfterRefusal = endsAfterRefusal
     }
 
     /// The router this node is attached to now.
@@ -99,9 +108,12 @@ package final class ControlClient: Sendable {
         session?.outbox.close()
     }
 
-    /// Attaches again and again until `stop`, cancellation, or a permanent refusal, which is thrown.
+    /// Attaches again and again until `stop`, cancellation, or a refusal that ends it, which is thrown.
     package func run() async throws(ControlError) {
+        let start = ContinuousClock.now
         var backoff = configuration.backoff
+        var problem = RepeatedProblem()
+        var addresses = RotatingAddresses()
         while !Task.isCancelled {
             let session = Session()
             let isStopped = current.withLock { current in
@@ -110,24 +122,48 @@ package final class ControlClient: Sendable {
                 return false
             }
             if isStopped { return }
-            let outcome = await attachInTime(session)
+            let address: HostPort
+            if let next = addresses.next() {
+                address = next
+            } else {
+                addresses = RotatingAddresses(await configuration.resolve(configuration.router))
+                address = addresses.next() ?? configuration.router
+            }
+            let outcome = await attachInTime(session, address)
             current.withLock { current in
                 if case .session = current { current = .idle }
             }
+            let wasAttached: Bool
             if let router = session.router.withLock({ $0 }) {
+                wasAttached = true
                 logger.warning(
                     "lost the router", metadata: ["router": "\(configuration.router)", "reason": "\(outcome)"])
                 onEvent(.lost(router: router, reason: outcome.description))
                 backoff.reset()
+                addresses.stay()
+                problem.isOver()
             } else {
-                logger.debug(
-                    "cannot attach", metadata: ["router": "\(configuration.router)", "reason": "\(outcome)"])
+                wasAttached = false
+                if !Task.isCancelled, problem.occurs(outcome.description, now: ContinuousClock.now - start) {
+                    logger.warning(
+                        "cannot attach to the router, trying again",
+                        metadata: [
+                            "router": "\(configuration.router)", "address": "\(address)", "reason": "\(outcome)",
+                        ])
+                }
             }
+            var pause = backoff.next(random: Double.random(in: 0..<1))
             if case .refused(let message, let isPermanent) = outcome {
                 onEvent(.refused(message: message, isPermanent: isPermanent))
-                if isPermanent { throw .rejected(router: configuration.router.description, message: message) }
+                if endsAfterRefusal(isPermanent) {
+                    throw .rejected(router: configuration.router.description, message: message)
+                }
+                if isPermanent { pause = configuration.refusalPause * Double.random(in: 0.5..<1) }
+            } else if !wasAttached, addresses.hasMore {
+                // Another address of the same router may answer: that is no reason to wait.
+                continue
             }
-            try? await Task.sleep(for: backoff.next(random: Double.random(in: 0..<1)))
+            try? await Task.sleep(for: pause)
         }
     }
 
@@ -147,9 +183,9 @@ package final class ControlClient: Sendable {
 
     /// Gives an attempt up that is not answered in time, wherever it hangs: looking up the name, connecting, or
     /// waiting for the router's first word.
-    private func attachInTime(_ session: Session) async -> Outcome {
+    private func attachInTime(_ session: Session, _ address: HostPort) async -> Outcome {
         await withTaskGroup(of: Outcome?.self) { group in
-            group.addTask { await self.attach(session) }
+            group.addTask { await self.attach(session, address) }
             group.addTask {
                 try? await Task.sleep(for: self.configuration.attachTimeout)
                 guard !Task.isCancelled, session.router.withLock({ $0 == nil }) else { return nil }
@@ -166,11 +202,17 @@ package final class ControlClient: Sendable {
         }
     }
 
-    private func attach(_ session: Session) async -> Outcome {
+    private func attach(_ session: Session, _ address: HostPort) async -> Outcome {
         do {
+            // Numbers where the name was found; else gRPC says what is wrong with the name.
+            let target: any ResolvableTarget =
+                switch address.kind {
+                case .ipv4: .ipv4(address: address.host, port: address.port)
+                case .ipv6: .ipv6(address: address.host, port: address.port)
+                case .name: .dns(host: address.host, port: address.port)
+                }
             let transport = try HTTP2ClientTransport.Posix(
-                target: .dns(host: configuration.router.host, port: configuration.router.port),
-                transportSecurity: .plaintext,
+                target: target, transportSecurity: .plaintext,
                 config: .defaults { config in
                     config.http2.targetWindowSize = 1 << 20
                     config.connection.keepalive = .init(

@@ -1,4 +1,5 @@
 package import ControlPlane
+import Cores
 package import Handoff
 package import Logging
 package import Messages
@@ -9,6 +10,7 @@ package final class RouterLinks: Sendable {
     private struct State {
         var clients: [ControlClient] = []
         var attached: [Incarnation: ControlClient] = [:]
+        var refusals = RouterRefusals<HostPort>([])
     }
 
     private let state = Mutex(State())
@@ -29,8 +31,8 @@ package final class RouterLinks: Sendable {
         for client in state.withLock({ Array($0.attached.values) }) { client.send(message) }
     }
 
-    /// Keeps the streams to all routers until `stop` or cancellation. Throws when a router refuses the node for
-    /// good.
+    /// Keeps the streams to all routers until `stop` or cancellation. Throws when all of them have refused the node
+    /// for good.
     package func run(
         _ driver: any NodeDriver, registration: Registration, routers: [HostPort], logger: Logger
     ) async throws(ControlError) {
@@ -39,9 +41,16 @@ package final class RouterLinks: Sendable {
         let clients = distinct.map { router in
             ControlClient(
                 configuration: .init(router: router, registration: registration), logger: logger,
-                load: { driver.load() }, onEvent: { [weak self] in self?.handle($0, router, driver, logger) })
+                load: { driver.load() },
+                endsAfterRefusal: { [weak self] isPermanent in
+                    self?.state.withLock { $0.refusals.refused(by: router, isPermanent: isPermanent) } ?? true
+                },
+                onEvent: { [weak self] in self?.handle($0, router, driver, logger) })
         }
-        state.withLock { $0.clients = clients }
+        state.withLock { state in
+            state.clients = clients
+            state.refusals = RouterRefusals(distinct)
+        }
         defer { state.withLock { $0.clients = [] } }
         do {
             try await withThrowingTaskGroup(of: Void.self) { group in
@@ -69,6 +78,7 @@ package final class RouterLinks: Sendable {
                 return (client, other.description)
             }
             state.attached[router] = client
+            state.refusals.accepted(by: address)
             return (nil, "")
         }
     }
@@ -95,10 +105,9 @@ package final class RouterLinks: Sendable {
                 return true
             }
             if wasLast { driver.lost(router) }
-        case .refused(let message, let isPermanent):
-            logger.error(
-                "refused by the router",
-                metadata: ["router": "\(address)", "reason": "\(message)", "permanent": "\(isPermanent)"])
+        case .refused:
+            // The client has said so, and what happens next is decided where it asks.
+            break
         }
     }
 }

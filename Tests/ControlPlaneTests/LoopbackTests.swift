@@ -98,20 +98,61 @@ import Testing
         }
     }
 
-    @Test func newIncarnationReplacesTheOld() async throws {
+    @Test func aNewcomerWaitsForTheNameOfALivingNode() async throws {
         try await withRouter { router in
             let old = TestNode(port: router.server.port, registration: .sample(incarnation: 1))
             let oldTask = old.start()
             _ = try await router.joined("decode-1")
             let new = TestNode(port: router.server.port, registration: .sample(incarnation: 2))
             let newTask = new.start()
+            try await eventually { new.refusals.count >= 2 }
+            #expect(new.refusals.allSatisfy { $0.contains("belongs to a node that was heard from") })
+            #expect(router.server.nodes.map(\.incarnation) == [Incarnation(1)])
+            #expect(router.leaves.isEmpty)
+            // The old one ends, and the new one gets in by itself.
+            old.client.stop()
+            try await oldTask.value
             try await eventually { router.server.node(named: "decode-1")?.incarnation == Incarnation(2) }
             // The old process comes back and is told to stop.
-            await #expect(throws: ControlError.self) { try await oldTask.value }
-            #expect(router.server.nodes.map(\.incarnation) == [Incarnation(2)])
-            #expect(router.leaves == [.replaced(by: Incarnation(2))])
+            let back = TestNode(port: router.server.port, registration: .sample(incarnation: 1))
             new.client.stop()
             try await newTask.value
+            await #expect(throws: ControlError.self) { try await back.start().value }
+        }
+    }
+
+    @Test func aNodeThatOneRouterRefusesGoesOn() async throws {
+        try await withRouter(admit: { _, _ in "model fingerprint is other, not abc" }) { router in
+            let node = TestNode(port: router.server.port, registration: .sample(), endsAfterRefusal: { _ in false })
+            let task = node.start()
+            try await eventually { node.refusals.count >= 2 }
+            node.client.stop()
+            try await task.value
+        }
+    }
+
+    @Test func everyAddressOfANameIsTried() async throws {
+        try await withRouter { router in
+            // A port that takes connections and never answers, then the router.
+            let mute = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+            defer { close(mute) }
+            let mutePort = try freePort()
+            var place = address(mutePort)
+            let status = withUnsafePointer(to: &place) { pointer in
+                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    bind(mute, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                }
+            }
+            try #require(status == 0 && listen(mute, 64) == 0)
+            let port = router.server.port
+            let node = TestNode(
+                port: 1, registration: .sample(),
+                resolve: { _ in [HostPort(host: "127.0.0.1", port: mutePort), HostPort(host: "127.0.0.1", port: port)] }
+            )
+            let task = node.start()
+            _ = try await router.joined("decode-1")
+            node.client.stop()
+            try await task.value
         }
     }
 
@@ -296,12 +337,20 @@ private final class TestNode: Sendable {
         let refusals = Mutex<[String]>([])
     }
 
-    init(port: Int, registration: Registration) {
+    init(
+        port: Int, registration: Registration, resolve: (@Sendable (HostPort) async -> [HostPort])? = nil,
+        endsAfterRefusal: @escaping @Sendable (Bool) -> Bool = { $0 }
+    ) {
         let log = EventLog()
         self.log = log
         var configuration = ControlClient.Configuration(
             router: HostPort(host: "127.0.0.1", port: port), registration: registration)
         configuration.backoff = Backoff(initial: .milliseconds(20), limit: .milliseconds(100))
+        configuration.refusalPause = .milliseconds(20)
+        if let resolve {
+            configuration.resolve = resolve
+            configuration.attachTimeout = .milliseconds(500)
+        }
         client = ControlClient(
             configuration: configuration, logger: quiet,
             load: {
@@ -309,6 +358,7 @@ private final class TestNode: Sendable {
                 load.running = 3
                 return load
             },
+            endsAfterRefusal: endsAfterRefusal,
             onEvent: { event in
                 switch event {
                 case .attached: log.events.withLock { $0.append("attached") }

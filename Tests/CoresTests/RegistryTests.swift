@@ -32,26 +32,51 @@ extension Registration {
         #expect(registry.attached.isEmpty)
     }
 
-    @Test func newIncarnationTakesTheNameOverForGood() {
+    @Test func aLivingNodesNameCannotBeTaken() {
         var registry = Registry(lease: lease)
         _ = registry.opened(1, now: .zero)
         _ = registry.register(1, .sample(incarnation: 1), refusal: nil, now: .zero)
-        _ = registry.opened(2, now: .zero)
-        let actions = registry.register(2, .sample(incarnation: 2), refusal: nil, now: .zero)
-        #expect(actions == [.expel(1, .replaced(by: Incarnation(2))), .admit(2)])
-        #expect(registry.heard(1, now: .zero) == false)
-        #expect(registry.ended(1, .disconnected) == [])
-        // The old process wakes up and tries again.
-        _ = registry.opened(3, now: .zero)
+        for session in 2...5 as ClosedRange<UInt64> {
+            _ = registry.opened(session, now: .seconds(2))
+            let actions = registry.register(
+                session, .sample(incarnation: session), refusal: nil, now: .seconds(2))
+            guard case .reject(session, let message, isPermanent: false)? = actions.first, actions.count == 1 else {
+                Issue.record("the newcomer got \(actions)")
+                return
+            }
+            #expect(message.contains(Incarnation(1).text) && message.contains("--name"))
+        }
+        #expect(registry.heard(1, now: .seconds(2)) == true)
+        #expect(registry.attached.map(\.incarnation) == [Incarnation(1)])
+        // As soon as its stream has ended, the next one gets in.
+        _ = registry.ended(1, .disconnected)
+        _ = registry.opened(6, now: .seconds(2))
+        #expect(registry.register(6, .sample(incarnation: 6), refusal: nil, now: .seconds(2)) == [.admit(6)])
+    }
+
+    @Test func whoTakesANameOverHasItForGood() {
+        var registry = Registry(lease: lease)
+        _ = registry.opened(1, now: .zero)
+        _ = registry.register(1, .sample(incarnation: 1), refusal: nil, now: .zero)
+        #expect(registry.tick(now: lease + .seconds(1)) == [.expel(1, .leaseExpired)])
+        let later = lease + .seconds(2)
+        _ = registry.opened(2, now: later)
+        #expect(registry.register(2, .sample(incarnation: 2), refusal: nil, now: later) == [.admit(2)])
+        #expect(registry.heard(1, now: later) == false)
+        // The old process wakes up and tries again; also when the new one has gone.
+        _ = registry.ended(2, .disconnected)
+        _ = registry.opened(3, now: later)
         guard
             case .reject(3, _, isPermanent: true)? = registry.register(
-                3, .sample(incarnation: 1), refusal: nil, now: .zero
+                3, .sample(incarnation: 1), refusal: nil, now: later
             ).first
         else {
             Issue.record("the replaced incarnation was not refused")
             return
         }
-        #expect(registry.attached.map(\.incarnation) == [Incarnation(2)])
+        // One that comes back to its own name is welcome.
+        _ = registry.opened(4, now: later)
+        #expect(registry.register(4, .sample(incarnation: 2), refusal: nil, now: later) == [.admit(4)])
     }
 
     @Test func sameIncarnationReattaches() {

@@ -80,8 +80,8 @@ class Processes(unittest.TestCase):
 
     def node(self, role, *arguments, **options):
         return self.start(
-            f"{role}-node", "--router", f"127.0.0.1:{self.control}", "--name", f"{role}-1", "--model", MODEL,
-            "--pages", 64, "--threads", 1, *arguments, **options)
+            f"{role}-node", *(arguments or ("--router", f"127.0.0.1:{self.control}")), "--name", f"{role}-1", "--model",
+            MODEL, "--pages", 64, "--threads", 1, **options)
 
     def get(self, path):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=LIMIT_S) as answer:
@@ -107,8 +107,8 @@ class Processes(unittest.TestCase):
                 self.addCleanup(os.close, end)
         processes = [
             self.router("--log-level", "debug", stderr=pipes[0][1]),
-            self.node("prefill", "--log-level", "debug", stderr=pipes[1][1]),
-            self.node("decode", "--log-level", "debug", stderr=pipes[2][1]),
+            self.node("prefill", "--router", f"127.0.0.1:{self.control}", "--log-level", "debug", stderr=pipes[1][1]),
+            self.node("decode", "--router", f"127.0.0.1:{self.control}", "--log-level", "debug", stderr=pipes[2][1]),
         ]
         wait_for("ready", lambda: self.is_up("/ready"))
         first = self.ask()
@@ -119,6 +119,26 @@ class Processes(unittest.TestCase):
             process.send_signal(signal.SIGTERM)
         for process in processes:
             self.assertEqual(process.wait(LIMIT_S), 0)
+
+    def test_a_router_with_another_model_ends_nobody(self):
+        other_http, other_control = free_port(), free_port()
+        self.start(
+            "router", "--http", f"127.0.0.1:{other_http}", "--control", f"127.0.0.1:{other_control}", "--model",
+            ROOT / "Tests" / "Fixtures" / "tiny-llama")
+        self.router()
+        nodes = [
+            self.node(role, "--router", f"127.0.0.1:{other_control}", "--router", f"127.0.0.1:{self.control}")
+            for role in ("prefill", "decode")
+        ]
+        wait_for("ready", lambda: self.is_up("/ready"))
+        answer = self.ask()
+        # A newcomer that has the name of one of them does not get in, and ends nobody.
+        newcomer = self.node("decode", stderr=subprocess.PIPE)
+        for line in newcomer.stderr:
+            if b"belongs to a node" in line:
+                break
+        self.assertEqual(self.ask(), answer)
+        self.assertEqual([node.poll() for node in nodes], [None, None])
 
     def test_the_end_of_the_terminal_drains_a_node(self):
         for name in (signal.SIGHUP, signal.SIGQUIT):

@@ -6,9 +6,11 @@ package import Messages
 ///
 ///     opened ──register──▶ attached ──ended, expired, replaced──▶ gone
 ///
-/// A name belongs to one process at a time. A new incarnation under a name takes the name over, and the old one
-/// is declared dead for good: if it was only paused, it is refused when it comes back. The same incarnation
-/// attaching again replaces its own older stream, which must be half dead.
+/// A name belongs to one process at a time, for as long as that is heard from: a newcomer with the name of a living node
+/// is refused and may come again, or anybody could end a node, and two processes started under one name by mistake
+/// each other. Once the holder's stream has ended or its lease has run out, a new incarnation takes the name over, and
+/// the old one is dead for good: if it was only paused, it is refused when it comes back. The same incarnation attaching
+/// again replaces its own older stream, which must be half dead.
 package struct Registry: Sendable {
     package typealias Session = UInt64
 
@@ -30,6 +32,8 @@ package struct Registry: Sendable {
 
     private var members: [Session: Member] = [:]
     private var byName: [String: Session] = [:]
+    /// Who had a name last, of names that nobody has now; oldest first.
+    private var former: [(name: String, incarnation: Incarnation)] = []
     /// Incarnations that another process has replaced, oldest first.
     private var replaced: [Incarnation] = []
     private let lease: Duration
@@ -62,23 +66,27 @@ package struct Registry: Sendable {
         _ session: Session, _ registration: Registration, refusal: String?, now: Duration
     ) -> [Action] {
         guard let member = members[session], member.registration == nil else { return [] }
-        func refuse(_ message: String) -> [Action] {
+        func refuse(_ message: String, isPermanent: Bool = true) -> [Action] {
             members[session] = nil
-            return [.reject(session, message: message, isPermanent: true)]
+            return [.reject(session, message: message, isPermanent: isPermanent)]
         }
         if replaced.contains(registration.incarnation) {
             return refuse("another process has taken over the name \(registration.name)")
         }
         if let refusal { return refuse(refusal) }
         var actions: [Action] = []
-        if let older = byName[registration.name], let olderRegistration = members[older]?.registration {
-            if olderRegistration.incarnation != registration.incarnation {
-                replaced.append(olderRegistration.incarnation)
-                if replaced.count > Self.replacedLimit { replaced.removeFirst() }
+        if let older = byName[registration.name], let holder = members[older], let held = holder.registration {
+            guard held.incarnation == registration.incarnation else {
+                let silence = max(.zero, now - holder.lastHeard)
+                return refuse(
+                    "the name \(registration.name) belongs to a node that was heard from \(silence) ago (incarnation "
+                        + "\(held.incarnation.text)): give this one another --name, or stop that one first",
+                    isPermanent: false)
             }
             remove(older)
             actions.append(.expel(older, .replaced(by: registration.incarnation)))
         }
+        takeOver(registration)
         members[session] = Member(registration: registration, lastHeard: now)
         byName[registration.name] = session
         actions.append(.admit(session))
@@ -111,7 +119,19 @@ package struct Registry: Sendable {
 
     private mutating func remove(_ session: Session) {
         guard let member = members.removeValue(forKey: session) else { return }
-        if let name = member.registration?.name, byName[name] == session { byName[name] = nil }
+        guard let registration = member.registration, byName[registration.name] == session else { return }
+        byName[registration.name] = nil
+        former.append((registration.name, registration.incarnation))
+        if former.count > Self.replacedLimit { former.removeFirst() }
+    }
+
+    /// Whoever had the name before is dead from now on.
+    private mutating func takeOver(_ registration: Registration) {
+        for holder in former where holder.name == registration.name && holder.incarnation != registration.incarnation {
+            replaced.append(holder.incarnation)
+        }
+        former.removeAll { $0.name == registration.name }
+        if replaced.count > Self.replacedLimit { replaced.removeFirst(replaced.count - Self.replacedLimit) }
     }
 }
 
