@@ -5,10 +5,12 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 import urllib.request
@@ -122,14 +124,25 @@ class Processes(unittest.TestCase):
 
     def test_a_router_with_another_model_ends_nobody(self):
         other_http, other_control = free_port(), free_port()
-        self.start(
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        for file in MODEL.iterdir():
+            shutil.copy(file, folder.name)
+        with open(pathlib.Path(folder.name) / "config.json", "a") as config:
+            config.write(" \n")
+        other = self.start(
             "router", "--http", f"127.0.0.1:{other_http}", "--control", f"127.0.0.1:{other_control}", "--model",
-            ROOT / "Tests" / "Fixtures" / "tiny-llama")
+            folder.name, stderr=subprocess.PIPE)
         self.router()
         nodes = [
             self.node(role, "--router", f"127.0.0.1:{other_control}", "--router", f"127.0.0.1:{self.control}")
             for role in ("prefill", "decode")
         ]
+        refused = 0
+        for line in other.stderr:
+            refused += b"node refused" in line and b"model fingerprint" in line
+            if refused == len(nodes):
+                break
         wait_for("ready", lambda: self.is_up("/ready"))
         answer = self.ask()
         # A newcomer that has the name of one of them does not get in, and ends nobody.
