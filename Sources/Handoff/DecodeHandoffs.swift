@@ -27,12 +27,15 @@ package struct DecodeHandoffs: ~Copyable {
         var user: HandoffID?
         /// A fence is under way: it serves nobody any more.
         var closing = false
+        /// Grows with each lane that becomes idle.
+        var idleSince = 0
     }
 
     private let incarnation: Incarnation
     private let limits: Limits
     private var handoffs: [HandoffID: Box<DecodeHandoff>] = [:]
     private var lanes: [LaneID: Lane] = [:]
+    private var idled = 0
     private var settled: SettledMemory<DecodeSettlement>
     package private(set) var counters = HandoffCounters()
 
@@ -71,7 +74,8 @@ package struct DecodeHandoffs: ~Copyable {
     /// A prefill node connected a lane.
     package mutating func laneOpened(_ lane: LaneID, peer: Incarnation) {
         precondition(lanes[lane] == nil, "lane \(lane) opened twice")
-        lanes[lane] = Lane(peer: peer)
+        idled += 1
+        lanes[lane] = Lane(peer: peer, idleSince: idled)
     }
 
     /// The lane is closed, by whichever side, and its receive thread has left the slab.
@@ -130,10 +134,7 @@ package struct DecodeHandoffs: ~Copyable {
     ) -> [DecodeAction] {
         if let answer = repeatedReserve(handoff) { return answer }
         if let reason = refusal(pages: pages, pool: pool) { return refuse(handoff, reason) }
-        let idle = lanes.filter {
-            $0.value.peer == prefill && ($0.value.user == nil || isBroken(.laneReusedUnsettled)) && !$0.value.closing
-        }
-        guard let lane = idle.keys.min(), var use = lanes[lane] else { return refuse(handoff, .noLane) }
+        guard let lane = longestIdle(of: prefill), var use = lanes[lane] else { return refuse(handoff, .noLane) }
         guard let grant = pool.grant(pages, to: handoff) else { return refuse(handoff, .noPages) }
         use.epoch = use.epoch.next
         use.user = handoff
@@ -213,6 +214,13 @@ package struct DecodeHandoffs: ~Copyable {
 
     // MARK: Private
 
+    /// The lane of a peer that has been idle longest: a late write on it has had the most time to show itself.
+    private func longestIdle(of peer: Incarnation) -> LaneID? {
+        lanes.filter {
+            $0.value.peer == peer && ($0.value.user == nil || isBroken(.laneReusedUnsettled)) && !$0.value.closing
+        }.min { $0.value.idleSince < $1.value.idleSince }?.key
+    }
+
     private func refusal(pages: Int, pool: borrowing SlotPool) -> RefusalReason? {
         if pages < 1 { return .invalid }
         if pages > pool.slotCount { return .tooLong }
@@ -281,7 +289,11 @@ package struct DecodeHandoffs: ~Copyable {
                 counters.fences += 1
             }
         case .sealed, .ending, .settled:
-            if lanes[terms.lane]?.user == handoff { lanes[terms.lane]?.user = nil }
+            if lanes[terms.lane]?.user == handoff {
+                idled += 1
+                lanes[terms.lane]?.user = nil
+                lanes[terms.lane]?.idleSince = idled
+            }
         }
         if let settlement = box.value.settlement {
             handoffs[handoff] = nil

@@ -31,14 +31,16 @@ package struct SlotPool: ~Copyable {
     }
 
     private var slots: [Slot]
-    /// Free slot indices; the last one is handed out next.
+    /// Free slot indices from `freeHead` on, the one free longest first. It is handed out next: who still holds an old
+    /// promise of a slot then has the greatest chance to be seen.
     private var freeList: [UInt32]
+    private var freeHead = 0
     package private(set) var counts: Counts
 
     package init(slotCount: Int) {
         precondition(slotCount > 0 && slotCount <= Int(UInt32.max), "slot count \(slotCount) out of range")
         slots = Array(repeating: Slot(), count: slotCount)
-        freeList = (0..<UInt32(slotCount)).reversed()
+        freeList = Array(0..<UInt32(slotCount))
         counts = Counts(free: slotCount)
     }
 
@@ -155,17 +157,22 @@ package struct SlotPool: ~Copyable {
 
     private mutating func take(_ count: Int, as state: State) -> [SlotRef]? {
         precondition(count >= 0, "negative slot count")
-        guard count <= freeList.count else { return nil }
+        guard count <= freeList.count - freeHead else { return nil }
         var taken: [SlotRef] = []
         taken.reserveCapacity(count)
         for _ in 0..<count {
-            let index = freeList.removeLast()
+            let index = freeList[freeHead]
+            freeHead += 1
             let slot = SlotRef(index: index, generation: slots[Int(index)].generation)
             update(slot) { entry in
                 entry.state = state
                 entry.users = state == .inUse ? 1 : 0
             }
             taken.append(slot)
+        }
+        if freeHead > slots.count {
+            freeList.removeFirst(freeHead)
+            freeHead = 0
         }
         return taken
     }

@@ -85,6 +85,19 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         #expect(node.pool.counts.granted == 6)
     }
 
+    @Test func theLaneThatIsIdleLongestIsNext() throws {
+        var node = Decode()
+        node.handoffs.laneOpened(LaneID(3), peer: prefillP)
+        var given: [UInt32] = []
+        for request in 10..<15 as Range<UInt64> {
+            let terms = try need(node.grant(handoff(request), pages: 1))
+            given.append(terms.lane.value)
+            _ = node.handoffs.completion(terms.lane, terms.epoch, record(terms), pool: &node.pool)
+            _ = node.handoffs.cancel(handoff(request), pool: &node.pool)
+        }
+        #expect(given == [7, 3, 7, 3, 7])
+    }
+
     /// A refusal is the answer for good: a repeated Reserve that comes when there is room is not granted.
     @Test func whatWasRefusedStaysRefused() throws {
         var node = Decode()
@@ -123,9 +136,11 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         #expect(quiet == reclaimed(id, .drained))
         #expect(node.pool.counts.free == 8)
         #expect(node.handoffs.laneCounts.idle == 1)
-        let reused = try need(node.grant(handoff(2)))
+        let reused = try need(node.grant(handoff(2), pages: 8))
         #expect(reused.epoch == LaneEpoch(2))
-        #expect(reused.slots.allSatisfy { $0.generation == Generation(2) })
+        for slot in terms.slots {
+            #expect(reused.slots.contains(SlotRef(index: slot.index, generation: Generation(2))))
+        }
     }
 
     @Test func aWordOfDrainedThatIsNotTrueFences() throws {
