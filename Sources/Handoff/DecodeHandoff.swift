@@ -196,19 +196,19 @@ struct DecodeHandoff: ~Copyable {
         }
     }
 
-    /// The lane's answer to `unbindLane`: `quiet` when no write was landing and none can any more.
+    /// The lane's answer to `unbindLane`.
     mutating func laneUnbound(
-        quiet: Bool, isFault: Bool, pool: inout SlotPool, counters: inout HandoffCounters
+        _ answer: LaneUnbinding, pool: inout SlotPool, counters: inout HandoffCounters
     ) -> [DecodeAction] {
         let terms = self.terms
         switch consume self.state {
         case .unbinding(let quarantine):
-            if quiet {
+            if answer == .quiet || answer == .unknown && isBroken(.unknownCountsAsDrained) {
                 self = Self(terms, .settled(.reclaimed(.drained)))
                 return Self.free(quarantine, by: .drained, pool: &pool, counters: &counters)
             }
-            // It said that it had drained, and is still writing, unless nobody can say.
-            if isFault { counters.peerFaults += 1 }
+            // It said that it had drained, and is still writing; or nobody can say, and then its word is no proof.
+            if answer == .writing { counters.peerFaults += 1 }
             self = Self(terms, .fencing(quarantine))
             return [.fenceLane(terms.lane)]
         case .fencing(let quarantine):

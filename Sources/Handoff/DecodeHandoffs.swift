@@ -89,19 +89,15 @@ package struct DecodeHandoffs: ~Copyable {
     }
 
     /// The answer to `unbindLane`.
-    /// - Parameters:
-    ///   - quiet: whether nothing can land any more.
-    ///   - isFault: whether it is the prefill node's doing where it is not: some lanes cannot tell.
     package mutating func laneUnbound(
-        _ handoff: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, quiet: Bool, isFault: Bool = true,
-        pool: inout SlotPool
+        _ handoff: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ answer: LaneUnbinding, pool: inout SlotPool
     ) -> [DecodeAction] {
         guard let machine = handoffs[handoff], machine.value.terms.epoch == epoch, machine.value.terms.lane == lane
         else {
             counters.stale += 1
             return []
         }
-        return apply(handoff) { $0.laneUnbound(quiet: quiet, isFault: isFault, pool: &pool, counters: &$1) }
+        return apply(handoff) { $0.laneUnbound(answer, pool: &pool, counters: &$1) }
     }
 
     /// A completion record arrived on a lane.

@@ -23,6 +23,17 @@ package struct Quarantine: ~Copyable {
     }
 }
 
+/// A lane's answer when a right to write on it has been ended.
+package enum LaneUnbinding: Sendable, Hashable, CaseIterable {
+    /// Nothing can land any more.
+    case quiet
+    /// The peer is in the middle of a write: only a fence helps.
+    case writing
+    /// The lane cannot say, or not yet, as over an adapter that lets the peer write for as long as the lane lives:
+    /// only a fence helps.
+    case unknown
+}
+
 /// Evidence that no write of a handoff can land any more. The only thing that makes a granted slot readable or
 /// a quarantined slot free. A timeout is not evidence: it can only start a fence.
 package struct QuiescenceProof: ~Copyable {

@@ -385,8 +385,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
                 _ = listener.current?.bind(terms)
             case .unbindLane(let handoff, let lane, let epoch):
                 let answer = listener.current?.unbind(lane, epoch) ?? .quiet
-                let actions = state.handoffs.laneUnbound(
-                    handoff, lane, epoch, quiet: answer == .quiet, isFault: answer == .writing, pool: &pool)
+                let actions = state.handoffs.laneUnbound(handoff, lane, epoch, answer, pool: &pool)
                 take(actions, &state, &pool)
             case .verifyDigests(let handoff, let lane, let epoch, let expected):
                 let verdict =

@@ -84,7 +84,7 @@ enum Event {
     case senderLeft(lane: Int)
     case completion(lane: Int, CompletionRecord, LaneEpoch)
     case compared(decode: Int, HandoffID, matching: Bool)
-    case unbound(decode: Int, HandoffID, LaneID, LaneEpoch, quiet: Bool)
+    case unbound(decode: Int, HandoffID, LaneID, LaneEpoch, LaneUnbinding)
 }
 
 /// A place in the cluster: a process dies there and another one starts behind the same name.

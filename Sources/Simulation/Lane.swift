@@ -22,6 +22,9 @@ struct Lane {
     let prefill: Incarnation
     let decode: Incarnation
     var key: LaneKey { LaneKey(decode: decode, lane: id) }
+    /// Its bytes land by themselves, as over an adapter without memory windows: nobody looks at them, nobody can say
+    /// whether more come, and its sender is told that they have left, not that they are in place.
+    let isBlind: Bool
 
     // The prefill node's end.
     var posted: [Posted] = []
@@ -31,6 +34,8 @@ struct Lane {
     var isSendPlanned = false
     /// The last record of each of the last two uses.
     var sent: [WriteBatch] = []
+    /// Records that the sender was or is being told of, in its latest use.
+    var acknowledged = (epoch: LaneEpoch(0), records: 0)
     // Between.
     var wire: [Item] = []
     var answers: [Answer] = []
@@ -44,6 +49,13 @@ struct Lane {
     var isLandPlanned = false
     var landing: (batch: WriteBatch, next: Int)?
     var gate = Gate()
+
+    /// Ends the right to write, and says what is known then. Behind a completion record nothing comes, blind or not.
+    mutating func unbind(_ epoch: LaneEpoch) -> LaneUnbinding {
+        let isOpen = gate.bound?.epoch == epoch
+        if !gate.unbind(epoch) { return isBlind ? .unknown : .writing }
+        return isBlind && isOpen ? .unknown : .quiet
+    }
 }
 
 /// What a lane lets in: the shipping transport's gate in a few lines (`LaneGate` in Transport, which the cluster
@@ -59,7 +71,6 @@ struct Gate {
     private(set) var epoch = LaneEpoch(0)
     /// Bytes of each page that have landed.
     var landed: [Int] = []
-    var records = 0
     var isLanding = false
     private(set) var completed: Completed?
     /// The last completion record, whose digests `completed` stands for while the lane is not used again.
@@ -70,7 +81,6 @@ struct Gate {
         bound = terms
         epoch = terms.epoch
         landed = Array(repeating: 0, count: terms.slots.count)
-        records = 0
         completed = nil
         return true
     }

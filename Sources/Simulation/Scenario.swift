@@ -20,6 +20,8 @@ package struct Scenario: Sendable {
     var slots = 8
     var sourceSlots = 12
     var lanesPerPair = 1
+    /// In thousandths of all lanes.
+    var blindLanes = 0
     var layers = 3
     var requests = 0
     var pagesMax = 1
@@ -61,6 +63,7 @@ package struct Scenario: Sendable {
         landMax = random.time(.microseconds(20), .milliseconds(20))
         stepMax = random.time(.microseconds(200), .milliseconds(40))
         sealsSlowly = random.chance(oneIn: 2)
+        blindLanes = random.pick([0, 0, 300, 1000])
         // Half of the runs have few kinds of faults and show what these do; half have many at once.
         let share = random.pick([150, 300, 500, 700])
         for fault in Fault.allCases {
@@ -83,7 +86,8 @@ package struct Scenario: Sendable {
 
     /// One line for people.
     package var description: String {
-        "\(routers) routers, \(prefills) prefill and \(decodes) decode nodes, \(slots) slots, \(lanesPerPair) lanes per pair, "
+        "\(routers) routers, \(prefills) prefill and \(decodes) decode nodes, \(slots) slots, \(lanesPerPair) lanes per pair "
+            + "(\(blindLanes) ‰ blind), "
             + "\(layers) layers, \(requests) requests of up to \(pagesMax) pages and \(tokensMax) tokens; faults: "
             + (faults.isEmpty ? "none" : faults.map(\.rawValue).joined(separator: ", "))
     }

@@ -103,18 +103,19 @@ extension World {
     private func unbind(_ id: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ index: Int) {
         let node = decodes[index]
         isRare()
-        let quiet = node.lanes[lane].map { lanes[$0].gate.unbind(epoch) } ?? true
+        let answer = node.lanes[lane].map { lanes[$0].unbind(epoch) } ?? .quiet
+        count { $0.add("lanes \(answer)") }
         if scenario.sealsSlowly {
             let delay = draw(.fabric) { $0.time(.microseconds(10), .milliseconds(60)) }
             return plan(
-                .unbound(decode: index, id, lane, epoch, quiet: quiet), on: node.host.seat, in: delay)
+                .unbound(decode: index, id, lane, epoch, answer), on: node.host.seat, in: delay)
         }
-        unbound(index, id, lane, epoch, quiet)
+        unbound(index, id, lane, epoch, answer)
     }
 
-    func unbound(_ index: Int, _ id: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ quiet: Bool) {
+    func unbound(_ index: Int, _ id: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ answer: LaneUnbinding) {
         let node = decodes[index]
-        perform(node.handoffs.laneUnbound(id, lane, epoch, quiet: quiet, pool: &node.pool), index)
+        perform(node.handoffs.laneUnbound(id, lane, epoch, answer, pool: &node.pool), index)
     }
 
     // MARK: Engine

@@ -21,7 +21,7 @@ extension World {
             let actions = node.handoffs.completion(lanes[lane].id, epoch, record, pool: &node.pool)
             perform(actions, node.host.seat.index)
         case .compared(let decode, let id, let matching): compared(decode, id, matching)
-        case .unbound(let decode, let id, let lane, let epoch, let quiet): unbound(decode, id, lane, epoch, quiet)
+        case .unbound(let decode, let id, let lane, let epoch, let answer): unbound(decode, id, lane, epoch, answer)
         default: break
         }
     }
@@ -47,7 +47,8 @@ extension World {
         let node = decodes[decode]
         let id = LaneID(node.nextLane)
         node.nextLane += 1
-        let lane = Lane(id: id, prefill: from.incarnation, decode: to.incarnation)
+        let isBlind = draw(.fabric) { $0.chance(perMille: scenario.blindLanes) }
+        let lane = Lane(id: id, prefill: from.incarnation, decode: to.incarnation, isBlind: isBlind)
         node.lanes[id] = lanes.count
         lanes.append(lane)
         prefills[prefill].handoffs.laneOpened(lane.key)
@@ -103,11 +104,14 @@ extension World {
         case .batch(let batch):
             readSource(batch, node)
             remember(batch, index)
-            if let stray = lanes[index].sent.first, stray.handoff != batch.handoff, strikes(.strayWrite) {
+            // A blind lane would let it in: nothing but the peer's honesty keeps it away there.
+            if !lanes[index].isBlind, let stray = lanes[index].sent.first, stray.handoff != batch.handoff,
+                strikes(.strayWrite)
+            {
                 lanes[index].wire.append(.batch(stray))
             }
             lanes[index].wire.append(.batch(batch))
-            if isBroken(.acknowledgedWhenSent) { acknowledge(index, batch) }
+            if lanes[index].isBlind || isBroken(.acknowledgedWhenSent) { acknowledge(index, batch) }
         case .completion(let terms):
             var pages = terms.slots.map { SealedPage(slot: $0, digest: 1) }
             if strikes(.wrongRecord), let first = terms.slots.first {
@@ -168,7 +172,7 @@ extension World {
         }
         switch lanes[index].wire.removeFirst() {
         case .batch(let batch):
-            guard lanes[index].gate.admits(batch) || isBroken(.unguardedLane) else {
+            guard lanes[index].isBlind || lanes[index].gate.admits(batch) || isBroken(.unguardedLane) else {
                 return reject(index, batch.handoff)
             }
             lanes[index].gate.isLanding = true
@@ -210,13 +214,15 @@ extension World {
         }
         lanes[index].landing = nil
         lanes[index].gate.isLanding = false
-        lanes[index].gate.records += 1
-        if !isBroken(.acknowledgedWhenSent) { acknowledge(index, batch) }
+        if !lanes[index].isBlind, !isBroken(.acknowledgedWhenSent) { acknowledge(index, batch) }
     }
 
+    /// Of a blind lane the sender's own adapter says it, when the bytes have left it; else the other end, when they are
+    /// in place.
     private func acknowledge(_ index: Int, _ batch: WriteBatch) {
-        if isBroken(.acknowledgedWhenSent) { lanes[index].gate.records += 1 }
-        answer(index, .landed(batch.handoff, batch.epoch, records: lanes[index].gate.records))
+        if lanes[index].acknowledged.epoch != batch.epoch { lanes[index].acknowledged = (batch.epoch, 0) }
+        lanes[index].acknowledged.records += 1
+        answer(index, .landed(batch.handoff, batch.epoch, records: lanes[index].acknowledged.records))
     }
 
     private func completed(_ index: Int, _ record: CompletionRecord) {

@@ -28,16 +28,6 @@ protocol ReceivingLane: AnyObject, Sendable {
     func run(_ onCompletion: (CompletionRecord, LaneEpoch) -> Void) -> (reason: LaneCloseReason, fence: Duration?)
 }
 
-/// What is known when a right to write has been ended.
-package enum LaneUnbinding: Sendable {
-    /// Nothing can land any more.
-    case quiet
-    /// The peer is in the middle of a write: only a fence helps.
-    case writing
-    /// The adapter cannot say, or not yet: only a fence helps.
-    case unknown
-}
-
 /// What receiving lanes are told of the node they serve.
 struct ReceivingSettings: Sendable {
     let digests: DigestMode

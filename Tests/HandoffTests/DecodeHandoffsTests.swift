@@ -132,7 +132,7 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         let unbind = node.handoffs.reclaim(id, pool: &node.pool)
         #expect(unbind == [.unbindLane(id, node.lane, terms.epoch)])
         #expect(node.pool.counts.quarantined == 3)
-        let quiet = node.handoffs.laneUnbound(id, node.lane, terms.epoch, quiet: true, pool: &node.pool)
+        let quiet = node.handoffs.laneUnbound(id, node.lane, terms.epoch, .quiet, pool: &node.pool)
         #expect(quiet == reclaimed(id, .drained))
         #expect(node.pool.counts.free == 8)
         #expect(node.handoffs.laneCounts.idle == 1)
@@ -146,12 +146,24 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
     @Test func aWordOfDrainedThatIsNotTrueFences() throws {
         var node = Decode()
         let terms = try node.enter("unbinding")
-        let loud = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, quiet: false, pool: &node.pool)
+        let loud = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, .writing, pool: &node.pool)
         #expect(loud == [.fenceLane(node.lane)])
         #expect(node.pool.counts.quarantined == 3)
         let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
         #expect(closed == reclaimed(node.id, .fenced))
         #expect(node.handoffs.counters.peerFaults == 1)
+    }
+
+    /// Over RDMA without memory windows nobody can say whether writes still land: the word of the peer is no proof.
+    @Test func aLaneThatCannotSayIsFencedAndItsPeerNotBlamed() throws {
+        var node = Decode()
+        let terms = try node.enter("unbinding")
+        let unknown = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, .unknown, pool: &node.pool)
+        #expect(unknown == [.fenceLane(node.lane)])
+        #expect(node.pool.counts.quarantined == 3 && node.handoffs.laneCounts.idle == 0)
+        let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
+        #expect(closed == reclaimed(node.id, .fenced))
+        #expect(node.handoffs.counters.proofs == [.fenced: 1] && node.handoffs.counters.peerFaults == 0)
     }
 
     @Test(arguments: ["granted", "draining", "unbinding"])
@@ -272,7 +284,7 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         let again = node.handoffs.reserve(node.id, pages: 3, prefill: prefillP, pool: &node.pool)
         #expect(again == [.sendGrant(terms)])
         _ = node.handoffs.reclaim(node.id, pool: &node.pool)
-        _ = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, quiet: true, pool: &node.pool)
+        _ = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, .quiet, pool: &node.pool)
         for answer in [
             node.handoffs.cancel(node.id, pool: &node.pool), node.handoffs.reclaim(node.id, pool: &node.pool),
             node.handoffs.fence(node.id, pool: &node.pool),
