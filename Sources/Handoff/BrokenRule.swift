@@ -5,6 +5,7 @@ package enum BrokenRule: String, CaseIterable, Sendable {
     case freeOnTimeout, generationKept, grantFromQuarantine, reserveGrantsTwice, laneReusedUnsettled
     case reclaimWithoutLane, quarantineWithoutEnd, otherGenerationsCompleted, staleCompletion, digestsIgnored
     case decodeEndsOthers, unknownCountsAsDrained
+    case sealWithOnePartMissing, reclaimWithOnePartUnproven, recordOfAnotherPart, loanNotRetained
     // The prefill node.
     case drainedBeforeCompletions, unpinnedEarly, answerOfAnotherUse, startsAfterCancel, laneDrainWithoutEnd
     case prefillEndsOthers

@@ -82,8 +82,7 @@ enum Event {
     case receiverLeft(lane: Int)
     case senderHears(lane: Int)
     case senderLeft(lane: Int)
-    case completion(lane: Int, CompletionRecord, LaneEpoch)
-    case compared(decode: Int, HandoffID, matching: Bool)
+    case completion(lane: Int, CompletionRecord, LaneEpoch, matching: Bool)
     case unbound(decode: Int, HandoffID, LaneID, LaneEpoch, LaneUnbinding)
 }
 
@@ -106,12 +105,12 @@ package struct Seat: Hashable, Comparable, Sendable, CustomStringConvertible {
 
 /// What a router says to a node.
 enum ToNode {
-    case reserve(HandoffID, pages: Int, prefill: Incarnation, delivered: Int)
-    case prefill(GrantTerms)
+    case reserve(HandoffID, pages: Int, shares: [Share], delivered: Int)
+    case prefill(GrantTerms, part: Int)
     case release(HandoffID)
     case cancel(HandoffID)
-    case reclaim(HandoffID)
-    case fence(HandoffID)
+    case reclaim(HandoffID, PartSet)
+    case fence(HandoffID, PartSet)
     case query(HandoffID)
     case listHandoffs
 }
@@ -134,10 +133,10 @@ enum ToRouter {
 extension ToNode {
     var handoff: HandoffID? {
         switch self {
-        case .reserve(let id, _, _, _), .release(let id), .cancel(let id), .reclaim(let id), .fence(let id),
+        case .reserve(let id, _, _, _), .release(let id), .cancel(let id), .reclaim(let id, _), .fence(let id, _),
             .query(let id):
             id
-        case .prefill(let terms): terms.handoff
+        case .prefill(let terms, _): terms.handoff
         case .listHandoffs: nil
         }
     }

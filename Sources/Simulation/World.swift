@@ -38,8 +38,10 @@ package final class World {
 
     struct Pair {
         let router: Int
-        let prefill: Incarnation
+        let shares: [Share]
         let decode: Incarnation
+        let document: Int
+        var prefills: [Incarnation] { shares.map(\.writer) }
     }
 
     package init(

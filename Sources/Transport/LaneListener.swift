@@ -85,7 +85,7 @@ package final class LaneListener: Sendable {
 
     /// Lets the lane of the terms write what they grant. False when that lane is gone; its `closed` event has
     /// come or is coming.
-    package func bind(_ terms: GrantTerms) -> Bool {
+    package func bind(_ terms: PartTerms) -> Bool {
         register[terms.lane]?.bind(terms) ?? false
     }
 
@@ -108,7 +108,8 @@ package final class LaneListener: Sendable {
         if let digests, digests.expected.map(\.value) == expected {
             verdict =
                 register.configuration.digests.makesDigests
-                ? DigestVerdict(expected: digests.expected, found: digests.landed) : .unchecked
+                ? DigestVerdict(
+                    expected: digests.expected, found: digests.landed, firstPage: digests.firstPage) : .unchecked
         } else {
             verdict = .mismatch([])
         }
