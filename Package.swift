@@ -131,7 +131,9 @@ let modules: [Module] = [
         packages: [.arguments, .log]),
     Module(
         name: "bench", kind: .executable,
-        uses: ["Engine", "Kernels", "ModelFormat", "Transport", "Handoff", "OrderedJSON", "SeededRandom"],
+        uses: [
+            "Engine", "Kernels", "ModelFormat", "Transport", "Handoff", "OrderedJSON", "SeededRandom", "Threads",
+        ],
         packages: [.arguments]),
     Module(name: "simulate", kind: .executable, uses: ["Simulation", "Handoff"], packages: [.arguments]),
     // Tests.

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "CHostProcess.h"
@@ -98,15 +97,4 @@ void host_report_crashes(const char *process) {
     for (size_t i = 0; i < sizeof fatal_signals / sizeof fatal_signals[0]; i++) {
         sigaction(fatal_signals[i], &action, 0);
     }
-}
-
-uint64_t host_raise_descriptor_limit(uint64_t wanted) {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
-    rlim_t most = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-    if (limit.rlim_cur < most) {
-        struct rlimit raised = {.rlim_cur = most, .rlim_max = limit.rlim_max};
-        if (setrlimit(RLIMIT_NOFILE, &raised) == 0) return most;
-    }
-    return limit.rlim_cur;
 }

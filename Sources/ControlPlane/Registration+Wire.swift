@@ -8,7 +8,9 @@ extension Registration {
         guard message.protocolVersion == ControlLimits.protocolVersion else {
             throw .invalid(
                 field: "register.protocol_version",
-                reason: "\(message.protocolVersion), this router speaks \(ControlLimits.protocolVersion)")
+                reason:
+                    "the node speaks version \(message.protocolVersion) of the control protocol, this router version "
+                    + "\(ControlLimits.protocolVersion): run the same release of both")
         }
         guard Self.isValidName(message.name) else {
             throw .invalid(

@@ -16,14 +16,19 @@ extension RouterMessage {
             guard try QuiescenceProof.Kind(reclaim.proof, "reclaim.proof") == .drained else {
                 throw .invalid(field: "reclaim.proof", reason: "only a drain can be reported by a router")
             }
-            self = .reclaim(try Wire.handoff(reclaim.hasHandoff, reclaim.handoff, "reclaim.handoff"))
+            self = .reclaim(
+                try Wire.handoff(reclaim.hasHandoff, reclaim.handoff, "reclaim.handoff"),
+                try Wire.partSet(reclaim.parts, "reclaim.parts"))
         case .fence(let fence):
-            self = .fence(try Wire.handoff(fence.hasHandoff, fence.handoff, "fence.handoff"))
+            self = .fence(
+                try Wire.handoff(fence.hasHandoff, fence.handoff, "fence.handoff"),
+                try Wire.partSet(fence.parts, "fence.parts"))
         case .prefill(let prefill):
             guard prefill.hasGrant else { throw .invalid(field: "prefill.grant", reason: "is missing") }
+            let grant = try Wire.grant(prefill.grant, "prefill.grant")
             self = .prefill(
                 PrefillOrder(
-                    grant: try Wire.grant(prefill.grant, "prefill.grant"),
+                    grant: grant, part: try Wire.count(prefill.part, "prefill.part", atMost: grant.parts.count - 1),
                     tokens: try Wire.tokens(prefill.tokens, "prefill.tokens")))
         case .release(let release):
             self = .release(try Wire.handoff(release.hasHandoff, release.handoff, "release.handoff"))
@@ -58,15 +63,21 @@ extension RouterMessage {
         .with { message in
             switch self {
             case .reserve(let reservation): message.reserve = reservation.wire
-            case .reclaim(let handoff):
+            case .reclaim(let handoff, let parts):
                 message.reclaim = .with {
                     $0.handoff = handoff.wire
                     $0.proof = .proofDrained
+                    $0.parts = parts.rawValue
                 }
-            case .fence(let handoff): message.fence = .with { $0.handoff = handoff.wire }
+            case .fence(let handoff, let parts):
+                message.fence = .with {
+                    $0.handoff = handoff.wire
+                    $0.parts = parts.rawValue
+                }
             case .prefill(let order):
                 message.prefill = .with {
                     $0.grant = order.grant.wire
+                    $0.part = UInt32(clamping: order.part)
                     $0.tokens = order.tokens
                 }
             case .release(let handoff): message.release = .with { $0.handoff = handoff.wire }
@@ -106,7 +117,7 @@ extension Reservation {
         let tokens = try Wire.tokens(message.tokens, "reserve.tokens")
         self.init(
             handoff: try Wire.handoff(message.hasHandoff, message.handoff, "reserve.handoff"),
-            prefill: try Wire.incarnation(message.prefill, "reserve.prefill"), tokens: tokens,
+            shares: try Wire.shares(message.shares, "reserve.shares"), tokens: tokens,
             // At least one token is the prompt's.
             delivered: try Wire.count(message.delivered, "reserve.delivered", atMost: tokens.count - 1),
             sampling: try SamplingTerms(message.sampling))
@@ -115,7 +126,7 @@ extension Reservation {
     var wire: Baton_Control_V1_Reserve {
         .with {
             $0.handoff = handoff.wire
-            $0.prefill = prefill.value
+            $0.shares = shares.map(\.wire)
             $0.tokens = tokens
             $0.delivered = UInt32(clamping: delivered)
             $0.sampling = sampling.wire

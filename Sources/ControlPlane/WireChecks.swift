@@ -128,10 +128,69 @@ enum Wire {
         let handoff = try handoff(value.hasHandoff, value.handoff, "\(field).handoff")
         guard !value.slots.isEmpty else { throw .invalid(field: "\(field).slots", reason: "is empty") }
         try most(value.slots.count, "\(field).slots", ControlLimits.grantSlots)
+        let lent = try count(value.lent, "\(field).lent", atMost: value.slots.count - 1)
         return GrantTerms(
-            handoff: handoff, decode: try incarnation(value.decode, "\(field).decode"), lane: LaneID(value.lane),
-            epoch: LaneEpoch(value.epoch),
-            slots: value.slots.map { SlotRef(index: $0.index, generation: Generation($0.generation)) })
+            handoff: handoff, decode: try incarnation(value.decode, "\(field).decode"),
+            slots: value.slots.map { SlotRef(index: $0.index, generation: Generation($0.generation)) }, lent: lent,
+            parts: try parts(value.parts, "\(field).parts", pages: lent..<value.slots.count))
+    }
+
+    /// The parts of a grant, each within these pages, all within one page's layers, and none over another.
+    private static func parts(
+        _ values: [Baton_Control_V1_Part], _ field: String, pages: Range<Int>
+    ) throws(ControlError) -> [GrantPart] {
+        var parts: [GrantPart] = []
+        guard (1...GrantTerms.partsMax).contains(values.count) else {
+            throw .invalid(field: field, reason: "\(values.count) parts, of 1 to \(GrantTerms.partsMax)")
+        }
+        for value in values {
+            let part = GrantPart(
+                writer: try incarnation(value.writer, "\(field).writer"), lane: LaneID(value.lane),
+                epoch: LaneEpoch(value.epoch),
+                pages: try range(value.firstPage, value.pages, "\(field).pages", atMost: pages.upperBound),
+                layers: try range(value.firstLayer, value.layers, "\(field).layers", atMost: ControlLimits.layers))
+            guard part.pages.lowerBound >= pages.lowerBound else {
+                throw .invalid(field: "\(field).first_page", reason: "\(part.pages.lowerBound) is lent")
+            }
+            parts.append(part)
+        }
+        let layers = parts.reduce(0) { max($0, $1.layers.upperBound) }
+        guard GrantTerms.areCovering(parts, pages: pages, layers: layers) else {
+            throw .invalid(field: field, reason: "do not cover each layer of each page once")
+        }
+        return parts
+    }
+
+    private static func range(
+        _ first: UInt32, _ count: UInt32, _ field: String, atMost limit: Int
+    ) throws(ControlError) -> Range<Int> {
+        guard count > 0, Int(first) + Int(count) <= limit else {
+            throw .invalid(field: field, reason: "\(count) from \(first) on, within \(limit)")
+        }
+        return Int(first)..<Int(first) + Int(count)
+    }
+
+    /// What each writer is to write. That they cover everything once is looked at where the pages and layers are known.
+    static func shares(_ values: [Baton_Control_V1_Share], _ field: String) throws(ControlError) -> [Share] {
+        guard (1...GrantTerms.partsMax).contains(values.count) else {
+            throw .invalid(field: field, reason: "\(values.count) shares, of 1 to \(GrantTerms.partsMax)")
+        }
+        func upTo(_ first: UInt32, _ count: UInt32) -> Range<Int> {
+            Int(first)..<(count == 0 ? Share.last : Int(first) + Int(count))
+        }
+        var shares: [Share] = []
+        for value in values {
+            shares.append(
+                Share(
+                    writer: try incarnation(value.writer, "\(field).writer"),
+                    pages: upTo(value.firstPage, value.pages), layers: upTo(value.firstLayer, value.layers)))
+        }
+        return shares
+    }
+
+    static func partSet(_ value: UInt32, _ field: String) throws(ControlError) -> PartSet {
+        guard value != 0 else { throw .invalid(field: field, reason: "names no part") }
+        return PartSet(rawValue: value)
     }
 }
 
@@ -150,14 +209,40 @@ extension GrantTerms {
         .with { grant in
             grant.handoff = handoff.wire
             grant.decode = decode.value
-            grant.lane = lane.value
-            grant.epoch = epoch.value
+            grant.lent = UInt32(clamping: lent)
+            grant.parts = parts.map(\.wire)
             grant.slots = slots.map { slot in
                 .with {
                     $0.index = slot.index
                     $0.generation = slot.generation.value
                 }
             }
+        }
+    }
+}
+
+extension GrantPart {
+    var wire: Baton_Control_V1_Part {
+        .with {
+            $0.writer = writer.value
+            $0.lane = lane.value
+            $0.epoch = epoch.value
+            $0.firstPage = UInt32(clamping: pages.lowerBound)
+            $0.pages = UInt32(clamping: pages.count)
+            $0.firstLayer = UInt32(clamping: layers.lowerBound)
+            $0.layers = UInt32(clamping: layers.count)
+        }
+    }
+}
+
+extension Share {
+    var wire: Baton_Control_V1_Share {
+        .with {
+            $0.writer = writer.value
+            $0.firstPage = UInt32(clamping: pages.lowerBound)
+            $0.pages = pages.upperBound == Share.last ? 0 : UInt32(clamping: pages.count)
+            $0.firstLayer = UInt32(clamping: layers.lowerBound)
+            $0.layers = layers.upperBound == Share.last ? 0 : UInt32(clamping: layers.count)
         }
     }
 }

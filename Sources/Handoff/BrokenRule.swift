@@ -4,7 +4,8 @@ package enum BrokenRule: String, CaseIterable, Sendable {
     // The slot pool and the decode node.
     case freeOnTimeout, generationKept, grantFromQuarantine, reserveGrantsTwice, laneReusedUnsettled
     case reclaimWithoutLane, quarantineWithoutEnd, otherGenerationsCompleted, staleCompletion, digestsIgnored
-    case decodeEndsOthers
+    case decodeEndsOthers, unknownCountsAsDrained
+    case sealWithOnePartMissing, reclaimWithOnePartUnproven, recordOfAnotherPart, loanNotRetained
     // The prefill node.
     case drainedBeforeCompletions, unpinnedEarly, answerOfAnotherUse, startsAfterCancel, laneDrainWithoutEnd
     case prefillEndsOthers

@@ -1,15 +1,13 @@
 /// What a decode node does next; performed in order, outside the machine.
 package enum DecodeAction: Sendable, Equatable {
-    /// Let the lane's receive thread write the granted slots for this handoff in this epoch.
-    case bindLane(GrantTerms)
+    /// Let the part's lane write its slots for this handoff in this epoch.
+    case bindLane(PartTerms)
     case sendGrant(GrantTerms)
     case sendRefused(HandoffID, RefusalReason)
     /// End the right to write; answered by `laneUnbound`.
     case unbindLane(HandoffID, LaneID, LaneEpoch)
     /// Make late writes impossible; answered by `laneClosed`.
     case fenceLane(LaneID)
-    /// Compare the digests of what landed with the prefill node's; answered by `digestsVerified`.
-    case verifyDigests(HandoffID, LaneID, LaneEpoch, expected: [UInt64])
     /// The slots are readable and belong to the engine from here on, one user each.
     case startSequence(HandoffID, [SlotRef])
     case sendSealed(HandoffID)
@@ -52,316 +50,246 @@ enum DecodeSettlement: Sendable, Equatable {
 
 /// One handoff on the decode node.
 ///
-///     granted ──completion──▶ verifying ──digests──▶ sealed ──cancel──▶ ending
-///        │                        │                    └───finished──┐    │ finished
-///      abort                    abort                                ▼    ▼
-///        ▼                        └──────────────▶ settled ◀───────────────
-///     draining ──▶ unbinding ──▶ fencing ──▶ settled
+///     granted ──every part complete──▶ sealed ──cancel──▶ ending
+///        │                               └───finished──┐    │ finished
+///      abort, or one part fails                        ▼    ▼
+///        ▼                                            settled
+///     draining ──▶ unbinding ──▶ fencing ──every part proven──▲
 ///
-/// Events that do not fit: from our own driver or engine they trap; from a peer they are counted as its fault;
+/// Each part ends by itself; while a handoff is quarantined its phase is that of the part that is farthest from its
+/// proof. Events that do not fit: from our own driver or engine they trap; from a peer they are counted as its fault;
 /// late and repeated ones are counted and dropped.
 struct DecodeHandoff: ~Copyable {
-    enum State: ~Copyable {
-        /// The lane may write the slots. Becomes verifying, draining, unbinding, fencing or settled.
-        case granted(Grant)
-        /// The completion record is in, so writing is over; digests are being compared. Becomes sealed, fencing
-        /// (mismatch) or settled (abort: the record itself is the proof).
-        case verifying(Grant)
-        /// The engine has the slots. Becomes ending or settled.
-        case sealed
-        /// The engine was told to stop. Becomes settled.
-        case ending
-        /// Aborted; the prefill node may still write. Becomes unbinding, fencing or settled.
-        case draining(Quarantine)
-        /// The prefill node says it is done; the lane is being asked. Becomes fencing or settled.
-        case unbinding(Quarantine)
-        /// The lane is being closed. Becomes settled.
-        case fencing(Quarantine)
-        /// Nothing is held. Becomes nothing.
-        case settled(DecodeSettlement)
+    /// Where one part is on its way to its proof.
+    enum Part: Sendable {
+        /// Its lane may write.
+        case writing
+        /// Its writer says that it is done; the lane is being asked.
+        case unbinding
+        /// Its lane is being closed.
+        case fencing
+        /// None of its writes can land any more.
+        case proven
     }
 
     typealias Phase = DecodePhase
 
     let terms: GrantTerms
-    private var state: State
+    private(set) var parts: [Part]
+    private(set) var phase = Phase.granted
+    private(set) var settlement: DecodeSettlement?
+    private var proofs: PartProofs
+    /// While granted.
+    private var grant: Grant?
+    /// From the abort until every part is proven.
+    private var quarantine: Quarantine?
+    /// Whether the drain budget runs.
+    private var isBudgetSet = false
 
     init(grant: consuming Grant, terms: GrantTerms) {
-        precondition(grant.handoff == terms.handoff && grant.slots == terms.slots, "terms of another grant")
-        self.init(terms, .granted(grant))
-    }
-
-    private init(_ terms: GrantTerms, _ state: consuming State) {
+        precondition(
+            grant.handoff == terms.handoff && grant.lent + grant.slots == terms.slots, "terms of another grant")
         self.terms = terms
-        self.state = state
+        parts = Array(repeating: .writing, count: terms.parts.count)
+        proofs = PartProofs(handoff: terms.handoff, parts: terms.parts.count)
+        self.grant = consume grant
     }
 
     private var id: HandoffID { terms.handoff }
 
-    var phase: Phase {
-        switch state {
-        case .granted: .granted
-        case .verifying: .verifying
-        case .sealed: .sealed
-        case .ending: .ending
-        case .draining: .draining
-        case .unbinding: .unbinding
-        case .fencing: .fencing
-        case .settled: .settled
-        }
-    }
+    // MARK: The lanes
 
-    var settlement: DecodeSettlement? {
-        switch state {
-        case .settled(let settlement): settlement
-        default: nil
-        }
-    }
-
-    // MARK: The lane
-
-    /// The completion record arrived behind all the writes; the lane has closed its gate by itself.
+    /// The completion record of a part arrived behind all its writes; the lane has closed its gate by itself.
+    /// `matching`: whether the digests of what landed are those of the record.
     mutating func completion(
-        _ record: CompletionRecord, pool: inout SlotPool, counters: inout HandoffCounters
+        _ part: Int, _ record: CompletionRecord, matching: Bool, pool: inout SlotPool, counters: inout HandoffCounters
     ) -> [DecodeAction] {
-        let terms = self.terms
-        let honest = record.fills(terms)
-        switch consume self.state {
-        case .granted(let grant):
-            guard honest else {
-                counters.peerFaults += 1
-                self = Self(terms, .fencing(pool.quarantine(grant)))
-                return [.sendFailed(terms.handoff, failure(.protocolError, &counters)), .fenceLane(terms.lane)]
-            }
-            self = Self(terms, .verifying(grant))
-            return [.verifyDigests(terms.handoff, terms.lane, terms.epoch, expected: record.pages.map(\.digest))]
-        case .draining(let quarantine):
-            guard honest else {
-                counters.peerFaults += 1
-                self = Self(terms, .fencing(quarantine))
-                return [.fenceLane(terms.lane)]
-            }
-            self = Self(terms, .settled(.reclaimed(.writeComplete)))
-            return Self.free(quarantine, by: .writeComplete, pool: &pool, counters: &counters)
-        case .unbinding(let quarantine):
+        let isForeign = isBroken(.recordOfAnotherPart) && parts.indices.contains(record.part)
+        let part = isForeign ? record.part : part
+        guard case .writing = parts[part], phase != .sealed, phase != .ending else {
             counters.stale += 1
-            self = Self(terms, .unbinding(quarantine))
-        case .fencing(let quarantine):
-            counters.stale += 1
-            self = Self(terms, .fencing(quarantine))
-        case .verifying(let grant):
-            counters.peerFaults += 1
-            self = Self(terms, .verifying(grant))
-        case .sealed:
-            counters.peerFaults += 1
-            self = Self(terms, .sealed)
-        case .ending:
-            counters.peerFaults += 1
-            self = Self(terms, .ending)
-        case .settled(let settlement):
-            counters.stale += 1
-            self = Self(terms, .settled(settlement))
-        }
-        return []
-    }
-
-    /// The digests were compared.
-    mutating func digestsVerified(
-        matching: Bool, pool: inout SlotPool, counters: inout HandoffCounters
-    ) -> [DecodeAction] {
-        let terms = self.terms
-        switch consume self.state {
-        case .verifying(let grant):
-            guard matching || isBroken(.digestsIgnored) else {
-                counters.digestMismatches += 1
-                self = Self(terms, .fencing(pool.quarantine(grant)))
-                return [
-                    .fenceLane(terms.lane),
-                    .sendFailed(terms.handoff, failure(.digestMismatch, &counters)),
-                    .dumpEvidence(terms.handoff, terms.slots),
-                ]
-            }
-            counters.seals += 1
-            counters.proofs[.writeComplete, default: 0] += 1
-            let proof = QuiescenceProof(handoff: terms.handoff, kind: .writeComplete)
-            let slots = pool.seal(grant, proof: proof)
-            self = Self(terms, .sealed)
-            return [.startSequence(terms.handoff, slots), .sendSealed(terms.handoff)]
-        case .settled(let settlement):
-            counters.stale += 1
-            self = Self(terms, .settled(settlement))
             return []
-        default:
-            preconditionFailure("digests of \(terms.handoff) verified, but nobody asked")
         }
+        let lane = terms.parts[part].lane
+        guard record.fills(terms, part) else {
+            counters.peerFaults += 1
+            let failed = fail(.protocolError, pool: &pool, &counters)
+            parts[part] = .fencing
+            return failed + [.fenceLane(lane)] + advance(pool: &pool, &counters)
+        }
+        guard matching || isBroken(.digestsIgnored) else {
+            counters.digestMismatches += 1
+            let failed = fail(.digestMismatch, pool: &pool, &counters)
+            parts[part] = .fencing
+            let evidence: [DecodeAction] = failed.isEmpty ? [] : [.dumpEvidence(id, terms.slots)]
+            return [.fenceLane(lane)] + failed + evidence + advance(pool: &pool, &counters)
+        }
+        prove(part, .writeComplete)
+        return advance(pool: &pool, &counters)
     }
 
-    /// The lane's answer to `unbindLane`: `quiet` when no write was landing and none can any more.
+    /// The lane's answer to `unbindLane`.
     mutating func laneUnbound(
-        quiet: Bool, isFault: Bool, pool: inout SlotPool, counters: inout HandoffCounters
+        _ part: Int, _ answer: LaneUnbinding, pool: inout SlotPool, counters: inout HandoffCounters
     ) -> [DecodeAction] {
-        let terms = self.terms
-        switch consume self.state {
-        case .unbinding(let quarantine):
-            if quiet {
-                self = Self(terms, .settled(.reclaimed(.drained)))
-                return Self.free(quarantine, by: .drained, pool: &pool, counters: &counters)
-            }
-            // It said that it had drained, and is still writing, unless nobody can say.
-            if isFault { counters.peerFaults += 1 }
-            self = Self(terms, .fencing(quarantine))
-            return [.fenceLane(terms.lane)]
-        case .fencing(let quarantine):
-            self = Self(terms, .fencing(quarantine))
+        switch parts[part] {
+        case .unbinding where answer == .quiet || answer == .unknown && isBroken(.unknownCountsAsDrained):
+            prove(part, .drained)
+            return advance(pool: &pool, &counters)
+        case .unbinding:
+            // It said that it had drained, and is still writing; or nobody can say, and then its word is no proof.
+            if answer == .writing { counters.peerFaults += 1 }
+            parts[part] = .fencing
+            return [.fenceLane(terms.parts[part].lane)] + advance(pool: &pool, &counters)
+        case .fencing, .proven:
             return []
-        case .settled(let settlement):
-            self = Self(terms, .settled(settlement))
-            return []
-        default:
-            preconditionFailure("the lane of \(terms.handoff) was unbound, but nobody asked")
+        case .writing:
+            preconditionFailure("the lane of part \(part) of \(id) was unbound, but nobody asked")
         }
     }
 
-    /// The lane is closed and its receive thread has left the slab.
-    mutating func laneClosed(pool: inout SlotPool, counters: inout HandoffCounters) -> [DecodeAction] {
-        let terms = self.terms
-        switch consume self.state {
-        case .granted(let grant):
-            let failed = DecodeAction.sendFailed(terms.handoff, failure(.laneLost, &counters))
-            let quarantine = pool.quarantine(grant)
-            self = Self(terms, .settled(.reclaimed(.fenced)))
-            return [failed] + Self.free(quarantine, by: .fenced, pool: &pool, counters: &counters)
-        case .draining(let quarantine):
-            self = Self(terms, .settled(.reclaimed(.fenced)))
-            return Self.free(quarantine, by: .fenced, pool: &pool, counters: &counters)
-        case .unbinding(let quarantine):
-            self = Self(terms, .settled(.reclaimed(.fenced)))
-            return Self.free(quarantine, by: .fenced, pool: &pool, counters: &counters)
-        case .fencing(let quarantine):
-            self = Self(terms, .settled(.reclaimed(.fenced)))
-            return Self.free(quarantine, by: .fenced, pool: &pool, counters: &counters)
-        case .verifying(let grant):
-            // All writes had landed before; the lane is not needed any more.
-            self = Self(terms, .verifying(grant))
-        case .sealed:
-            self = Self(terms, .sealed)
-        case .ending:
-            self = Self(terms, .ending)
-        case .settled(let settlement):
-            self = Self(terms, .settled(settlement))
-        }
-        return []
+    /// A part's lane is closed and its receive thread has left the slab.
+    mutating func laneClosed(
+        _ part: Int, pool: inout SlotPool, counters: inout HandoffCounters
+    ) -> [DecodeAction] {
+        if case .proven = parts[part] { return [] }
+        let failed = fail(.laneLost, pool: &pool, &counters)
+        prove(part, .fenced)
+        return failed + advance(pool: &pool, &counters)
     }
 
     // MARK: The router
 
     /// How the router, or its loss, ends a handoff.
     enum Abort {
-        /// Cancel: the prefill node is asked to drain.
+        /// Cancel: the prefill nodes are asked to drain.
         case cancel
-        /// Reclaim: the prefill node has drained.
-        case drained
-        /// Fence, a lost router, or a drain budget that passed: no help from the prefill node.
-        case fence
+        /// Reclaim: the writers of these parts have drained.
+        case drained(PartSet)
+        /// Fence, a lost router, or a drain budget that passed: no help from the writers of these parts.
+        case fence(PartSet)
     }
 
     mutating func abort(
         _ abort: Abort, pool: inout SlotPool, counters: inout HandoffCounters
     ) -> [DecodeAction] {
-        let terms = self.terms
-        var actions: [DecodeAction] = []
-        switch consume self.state {
-        case .granted(let grant):
-            let quarantine = pool.quarantine(grant)
-            self = Self.quarantined(quarantine, abort, of: terms, pool: &pool, &actions)
-        case .verifying(let grant):
-            // The completion record is all the evidence there can be.
-            let quarantine = pool.quarantine(grant)
-            self = Self(terms, .settled(.reclaimed(.writeComplete)))
-            actions = Self.free(quarantine, by: .writeComplete, pool: &pool, counters: &counters)
-        case .draining(let quarantine):
-            if case .cancel = abort {
-                counters.duplicates += 1
-                self = Self(terms, .draining(quarantine))
-            } else {
-                self = Self.quarantined(quarantine, abort, of: terms, pool: &pool, &actions)
-            }
-        case .unbinding(let quarantine):
-            if case .fence = abort {
-                self = Self.quarantined(quarantine, abort, of: terms, pool: &pool, &actions)
-            } else {
-                counters.duplicates += 1
-                self = Self(terms, .unbinding(quarantine))
-            }
-        case .fencing(let quarantine):
-            counters.duplicates += 1
-            self = Self(terms, .fencing(quarantine))
+        switch phase {
+        case .granted:
+            giveUp(pool: &pool)
+            return end(abort) + advance(pool: &pool, &counters)
+        case .draining, .unbinding, .fencing:
+            let actions = end(abort)
+            if actions.isEmpty { counters.duplicates += 1 }
+            return actions + advance(pool: &pool, &counters)
         case .sealed:
-            actions.append(.cancelSequence(terms.handoff))
-            self = Self(terms, .ending)
-        case .ending:
+            phase = .ending
+            return [.cancelSequence(id)]
+        case .ending, .settled:
             counters.duplicates += 1
-            self = Self(terms, .ending)
-        case .settled(let settlement):
-            counters.duplicates += 1
-            self = Self(terms, .settled(settlement))
+            return []
         }
-        return actions
     }
 
     // MARK: The engine
 
     /// The sequence ended, for whatever reason.
     mutating func finished(_ settlement: DecodeSettlement, _ actions: [DecodeAction]) -> [DecodeAction] {
-        let terms = self.terms
-        switch consume self.state {
-        case .sealed:
-            self = Self(terms, .settled(settlement))
-        case .ending:
-            self = Self(terms, .settled(settlement))
-        default:
-            preconditionFailure("\(terms.handoff) finished, but was never started")
-        }
-        return actions + [.settled(terms.handoff)]
+        precondition(phase == .sealed || phase == .ending, "\(id) finished, but was never started")
+        settle(settlement)
+        return actions + [.settled(id)]
     }
 
     // MARK: Private
 
-    /// What an abort makes of slots that may still be written.
-    private static func quarantined(
-        _ quarantine: consuming Quarantine, _ abort: Abort, of terms: GrantTerms, pool: inout SlotPool,
-        _ actions: inout [DecodeAction]
-    ) -> Self {
-        switch abort {
-        case .cancel:
-            actions.append(.setDeadline(.drainBudget, terms.handoff))
-            return Self(terms, .draining(quarantine))
-        case .drained where isBroken(.reclaimWithoutLane):
-            actions += [.sendReclaimed(terms.handoff, .drained), .settled(terms.handoff)]
-            pool.recycle(quarantine, proof: QuiescenceProof(handoff: terms.handoff, kind: .drained))
-            return Self(terms, .settled(.reclaimed(.drained)))
-        case .drained:
-            actions.append(.unbindLane(terms.handoff, terms.lane, terms.epoch))
-            return Self(terms, .unbinding(quarantine))
-        case .fence:
-            actions.append(.fenceLane(terms.lane))
-            return Self(terms, .fencing(quarantine))
+    /// What an abort makes of parts that may still be written.
+    private mutating func end(_ abort: Abort) -> [DecodeAction] {
+        var actions: [DecodeAction] = []
+        for (number, part) in terms.parts.enumerated() {
+            switch (abort, parts[number]) {
+            case (.drained(let set), .writing) where set.has(number) && isBroken(.reclaimWithoutLane):
+                prove(number, .drained)
+            case (.drained(let set), .writing) where set.has(number):
+                parts[number] = .unbinding
+                actions.append(.unbindLane(id, part.lane, part.epoch))
+            case (.fence(let set), .writing) where set.has(number),
+                (.fence(let set), .unbinding) where set.has(number):
+                parts[number] = .fencing
+                actions.append(.fenceLane(part.lane))
+            default:
+                break
+            }
         }
+        return actions
     }
 
-    /// The one place where quarantined slots become free.
-    private static func free(
-        _ quarantine: consuming Quarantine, by kind: QuiescenceProof.Kind, pool: inout SlotPool,
-        counters: inout HandoffCounters
+    /// Ends the grant, for this reason, unless it has ended: then there is nobody to tell.
+    private mutating func fail(
+        _ cause: HandoffFailure.Cause, pool: inout SlotPool, _ counters: inout HandoffCounters
     ) -> [DecodeAction] {
-        let handoff = quarantine.handoff
-        counters.proofs[kind, default: 0] += 1
-        pool.recycle(quarantine, proof: QuiescenceProof(handoff: handoff, kind: kind))
-        return [.clearDeadline(.drainBudget, handoff), .sendReclaimed(handoff, kind), .settled(handoff)]
+        guard phase == .granted else { return [] }
+        giveUp(pool: &pool)
+        return [.sendFailed(id, failure(cause, &counters))]
+    }
+
+    private mutating func giveUp(pool: inout SlotPool) {
+        guard let grant = grant.take() else { preconditionFailure("\(id) is granted and has no grant") }
+        quarantine = pool.quarantine(grant)
+    }
+
+    private mutating func prove(_ part: Int, _ kind: QuiescenceProof.Kind) {
+        parts[part] = .proven
+        proofs.add(kind, of: part)
+    }
+
+    /// Where the parts have brought the handoff: the one place where granted slots become readable, and the one where
+    /// quarantined slots become free.
+    private mutating func advance(pool: inout SlotPool, _ counters: inout HandoffCounters) -> [DecodeAction] {
+        if let grant = grant.take() {
+            guard let proof = proofs.whole(.sealWithOnePartMissing) else {
+                self.grant = consume grant
+                return []
+            }
+            counters.seals += 1
+            counters.proofs[proof.kind, default: 0] += 1
+            let slots = pool.seal(grant, proof: proof)
+            phase = .sealed
+            return [.startSequence(id, slots), .sendSealed(id)]
+        }
+        guard let quarantine = quarantine.take() else { return [] }
+        if let proof = proofs.whole(.reclaimWithOnePartUnproven) {
+            let kind = proof.kind
+            counters.proofs[kind, default: 0] += 1
+            pool.recycle(quarantine, proof: proof)
+            settle(.reclaimed(kind))
+            return [.clearDeadline(.drainBudget, id), .sendReclaimed(id, kind), .settled(id)]
+        }
+        self.quarantine = consume quarantine
+        phase = farthest
+        guard phase == .draining, !isBudgetSet else { return [] }
+        isBudgetSet = true
+        return [.setDeadline(.drainBudget, id)]
+    }
+
+    /// Of the parts that are not proven.
+    private var farthest: Phase {
+        var phase = Phase.fencing
+        for part in parts {
+            switch part {
+            case .writing: return .draining
+            case .unbinding: phase = .unbinding
+            case .fencing, .proven: break
+            }
+        }
+        return phase
+    }
+
+    private mutating func settle(_ settlement: DecodeSettlement) {
+        phase = .settled
+        self.settlement = settlement
     }
 }
 
-/// A retryable failure, counted.
+/// A failure, counted.
 func failure(_ cause: HandoffFailure.Cause, _ counters: inout HandoffCounters) -> HandoffFailure {
     counters.failures[cause, default: 0] += 1
     return HandoffFailure(cause)

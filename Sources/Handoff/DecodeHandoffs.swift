@@ -17,27 +17,40 @@ package struct DecodeHandoffs: ~Copyable {
     package struct Row: Sendable, Equatable {
         package let id: HandoffID
         package let phase: String
-        package let lane: LaneID
+        package let lanes: [LaneID]
         package let pages: Int
+    }
+
+    /// What a lane carries.
+    private struct Use: Equatable {
+        let handoff: HandoffID
+        let part: Int
     }
 
     private struct Lane {
         let peer: Incarnation
         var epoch = LaneEpoch(0)
-        var user: HandoffID?
+        var user: Use?
         /// A fence is under way: it serves nobody any more.
         var closing = false
+        /// Grows with each lane that becomes idle.
+        var idleSince = 0
     }
 
     private let incarnation: Incarnation
+    /// Layers of a page.
+    private let layers: Int
     private let limits: Limits
     private var handoffs: [HandoffID: Box<DecodeHandoff>] = [:]
     private var lanes: [LaneID: Lane] = [:]
+    private var idled = 0
     private var settled: SettledMemory<DecodeSettlement>
     package private(set) var counters = HandoffCounters()
 
-    package init(incarnation: Incarnation, limits: Limits = Limits()) {
+    package init(incarnation: Incarnation, layers: Int, limits: Limits = Limits()) {
+        precondition(layers >= 1, "pages of \(layers) layers")
         self.incarnation = incarnation
+        self.layers = layers
         self.limits = limits
         settled = SettledMemory(capacity: limits.settledMax)
     }
@@ -51,8 +64,8 @@ package struct DecodeHandoffs: ~Copyable {
         open.map { id in
             let box = handoffs[id]
             return Row(
-                id: id, phase: box?.value.phase.rawValue ?? "settled", lane: box?.value.terms.lane ?? LaneID(0),
-                pages: box?.value.terms.slots.count ?? 0)
+                id: id, phase: box?.value.phase.rawValue ?? "settled",
+                lanes: box?.value.terms.parts.map(\.lane) ?? [], pages: box?.value.terms.slots.count ?? 0)
         }
     }
 
@@ -71,7 +84,8 @@ package struct DecodeHandoffs: ~Copyable {
     /// A prefill node connected a lane.
     package mutating func laneOpened(_ lane: LaneID, peer: Incarnation) {
         precondition(lanes[lane] == nil, "lane \(lane) opened twice")
-        lanes[lane] = Lane(peer: peer)
+        idled += 1
+        lanes[lane] = Lane(peer: peer, idleSince: idled)
     }
 
     /// The lane is closed, by whichever side, and its receive thread has left the slab.
@@ -81,68 +95,69 @@ package struct DecodeHandoffs: ~Copyable {
             return []
         }
         guard let user = closed.user else { return [] }
-        return apply(user) { $0.laneClosed(pool: &pool, counters: &$1) }
+        return apply(user.handoff) { $0.laneClosed(user.part, pool: &pool, counters: &$1) }
     }
 
     /// The answer to `unbindLane`.
-    /// - Parameters:
-    ///   - quiet: whether nothing can land any more.
-    ///   - isFault: whether it is the prefill node's doing where it is not: some lanes cannot tell.
     package mutating func laneUnbound(
-        _ handoff: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, quiet: Bool, isFault: Bool = true,
-        pool: inout SlotPool
+        _ handoff: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ answer: LaneUnbinding, pool: inout SlotPool
     ) -> [DecodeAction] {
-        guard let machine = handoffs[handoff], machine.value.terms.epoch == epoch, machine.value.terms.lane == lane
-        else {
+        let parts = handoffs[handoff]?.value.terms.parts ?? []
+        guard let part = parts.firstIndex(where: { $0.lane == lane && $0.epoch == epoch }) else {
             counters.stale += 1
             return []
         }
-        return apply(handoff) { $0.laneUnbound(quiet: quiet, isFault: isFault, pool: &pool, counters: &$1) }
+        return apply(handoff) { $0.laneUnbound(part, answer, pool: &pool, counters: &$1) }
     }
 
-    /// A completion record arrived on a lane.
+    /// A completion record arrived on a lane. `matching`: whether the digests of what landed are those it has.
     package mutating func completion(
-        _ lane: LaneID, _ epoch: LaneEpoch, _ record: CompletionRecord, pool: inout SlotPool
+        _ lane: LaneID, _ epoch: LaneEpoch, _ record: CompletionRecord, matching: Bool, pool: inout SlotPool
     ) -> [DecodeAction] {
         guard let use = lanes[lane], use.epoch == epoch || isBroken(.staleCompletion), let user = use.user else {
             counters.stale += 1
             return []
         }
-        return apply(user) { $0.completion(record, pool: &pool, counters: &$1) }
-    }
-
-    /// The answer to `verifyDigests`.
-    package mutating func digestsVerified(
-        _ handoff: HandoffID, matching: Bool, pool: inout SlotPool
-    ) -> [DecodeAction] {
-        let actions = apply(handoff) { $0.digestsVerified(matching: matching, pool: &pool, counters: &$1) }
-        guard let box = handoffs[handoff], box.value.phase == .fencing, lanes[box.value.terms.lane] == nil
-        else { return actions }
-        // The lane closed while the digests were compared: it is fenced, and nobody would say so again.
-        return actions + apply(handoff) { $0.laneClosed(pool: &pool, counters: &$1) }
+        return apply(user.handoff) {
+            $0.completion(user.part, record, matching: matching, pool: &pool, counters: &$1)
+        }
     }
 
     // MARK: The router
 
-    /// Promises `pages` slots, writable by `prefill` on one of its idle lanes; or says why not.
+    /// How many of the first pages can be lent to a handoff: each writer has at least one page to write.
+    package static func lendable(pages: Int, _ shares: [Share]) -> Int {
+        shares.reduce(pages) { min($0, max(0, $1.pages.clamped(to: 0..<pages).upperBound - 1)) }
+    }
+
+    /// Promises what a block table of `pages` needs: the shares, which cover all layers of all its pages, each to its
+    /// writer on one of its idle lanes; or says why not. `lending`: pages that the node has from the front of that table,
+    /// in use or cached; as many of them are lent as can be.
     package mutating func reserve(
-        _ handoff: HandoffID, pages: Int, prefill: Incarnation, pool: inout SlotPool
+        _ handoff: HandoffID, pages: Int, shares: [Share], lending: [SlotRef] = [], pool: inout SlotPool
     ) -> [DecodeAction] {
         if let answer = repeatedReserve(handoff) { return answer }
-        if let reason = refusal(pages: pages, pool: pool) { return refuse(handoff, reason) }
-        let idle = lanes.filter {
-            $0.value.peer == prefill && ($0.value.user == nil || isBroken(.laneReusedUnsettled)) && !$0.value.closing
+        if let reason = refusal(pages: pages, shares: shares, pool: pool) { return refuse(handoff, reason) }
+        let lent = min(lending.count, Self.lendable(pages: pages, shares))
+        var lanesTaken: [LaneID] = []
+        for share in shares {
+            guard let lane = longestIdle(of: share.writer) else { return refuse(handoff, .noLane) }
+            lanesTaken.append(lane)
         }
-        guard let lane = idle.keys.min(), var use = lanes[lane] else { return refuse(handoff, .noLane) }
-        guard let grant = pool.grant(pages, to: handoff) else { return refuse(handoff, .noPages) }
-        use.epoch = use.epoch.next
-        use.user = handoff
-        lanes[lane] = use
+        guard let grant = pool.grant(pages - lent, lending: Array(lending[..<lent]), to: handoff) else {
+            return refuse(handoff, .noPages)
+        }
         counters.grants += 1
+        let parts = zip(shares, lanesTaken).enumerated().map { number, pair in
+            let epoch = take(pair.1, for: Use(handoff: handoff, part: number))
+            return GrantPart(
+                writer: pair.0.writer, lane: pair.1, epoch: epoch,
+                pages: pair.0.pages.clamped(to: lent..<pages), layers: pair.0.layers.clamped(to: 0..<layers))
+        }
         let terms = GrantTerms(
-            handoff: handoff, decode: incarnation, lane: lane, epoch: use.epoch, slots: grant.slots)
+            handoff: handoff, decode: incarnation, slots: grant.lent + grant.slots, lent: lent, parts: parts)
         handoffs[handoff] = Box(DecodeHandoff(grant: grant, terms: terms))
-        return [.bindLane(terms), .sendGrant(terms)]
+        return parts.indices.compactMap { terms.part($0).map { .bindLane($0) } } + [.sendGrant(terms)]
     }
 
     /// Ends a handoff; before the seal its slots wait for a proof.
@@ -150,14 +165,18 @@ package struct DecodeHandoffs: ~Copyable {
         abort(handoff, .cancel, pool: &pool)
     }
 
-    /// The router has the prefill node's word that it has drained (or never asked it to write).
-    package mutating func reclaim(_ handoff: HandoffID, pool: inout SlotPool) -> [DecodeAction] {
-        abort(handoff, .drained, pool: &pool)
+    /// The router has the word of these parts' writers that they have drained (or never asked them to write).
+    package mutating func reclaim(
+        _ handoff: HandoffID, _ parts: PartSet = .all, pool: inout SlotPool
+    ) -> [DecodeAction] {
+        abort(handoff, .drained(parts), pool: &pool)
     }
 
-    /// The router wants the slots back without the prefill node's help.
-    package mutating func fence(_ handoff: HandoffID, pool: inout SlotPool) -> [DecodeAction] {
-        abort(handoff, .fence, pool: &pool)
+    /// The router wants the slots back without the help of these parts' writers.
+    package mutating func fence(
+        _ handoff: HandoffID, _ parts: PartSet = .all, pool: inout SlotPool
+    ) -> [DecodeAction] {
+        abort(handoff, .fence(parts), pool: &pool)
     }
 
     /// The router waits and asks what has become of a handoff: the last word on it is said again.
@@ -166,7 +185,7 @@ package struct DecodeHandoffs: ~Copyable {
             switch box.value.phase {
             case .sealed, .ending: return [.sendSealed(handoff)]
             // The router has the grant, or it would not ask; of these it will hear.
-            case .granted, .verifying, .draining, .unbinding, .fencing, .settled: return []
+            case .granted, .draining, .unbinding, .fencing, .settled: return []
             }
         }
         // What is not even remembered holds nothing.
@@ -177,7 +196,7 @@ package struct DecodeHandoffs: ~Copyable {
     package mutating func routerLost(_ router: Incarnation, pool: inout SlotPool) -> [DecodeAction] {
         if isBroken(.routerLossIgnored) { return [] }
         return open.filter { $0.router == router || isBroken(.decodeEndsOthers) }.flatMap { handoff in
-            apply(handoff) { $0.abort(.fence, pool: &pool, counters: &$1) }
+            apply(handoff) { $0.abort(.fence(.all), pool: &pool, counters: &$1) }
         }
     }
 
@@ -189,8 +208,13 @@ package struct DecodeHandoffs: ~Copyable {
             phase == .draining || phase == .unbinding
         else { return [] }
         if isBroken(.quarantineWithoutEnd) { return [] }
-        if isBroken(.freeOnTimeout) { return apply(handoff) { $0.laneClosed(pool: &pool, counters: &$1) } }
-        return apply(handoff) { $0.abort(.fence, pool: &pool, counters: &$1) }
+        if isBroken(.freeOnTimeout) {
+            let parts = handoffs[handoff]?.value.terms.parts.indices ?? 0..<0
+            return parts.flatMap { part in
+                handoffs[handoff] == nil ? [] : apply(handoff) { $0.laneClosed(part, pool: &pool, counters: &$1) }
+            }
+        }
+        return apply(handoff) { $0.abort(.fence(.all), pool: &pool, counters: &$1) }
     }
 
     // MARK: The engine
@@ -213,15 +237,35 @@ package struct DecodeHandoffs: ~Copyable {
 
     // MARK: Private
 
-    private func refusal(pages: Int, pool: borrowing SlotPool) -> RefusalReason? {
+    /// The lane of a peer that has been idle longest: a late write on it has had the most time to show itself.
+    private func longestIdle(of peer: Incarnation) -> LaneID? {
+        lanes.filter {
+            $0.value.peer == peer && ($0.value.user == nil || isBroken(.laneReusedUnsettled)) && !$0.value.closing
+        }.min { $0.value.idleSince < $1.value.idleSince }?.key
+    }
+
+    /// The next use of a lane begins.
+    private mutating func take(_ lane: LaneID, for use: Use) -> LaneEpoch {
+        let epoch = (lanes[lane]?.epoch ?? LaneEpoch(0)).next
+        lanes[lane]?.epoch = epoch
+        lanes[lane]?.user = use
+        return epoch
+    }
+
+    private func refusal(pages: Int, shares: [Share], pool: borrowing SlotPool) -> RefusalReason? {
         if pages < 1 { return .invalid }
         if pages > pool.slotCount { return .tooLong }
+        let areas = shares.map { ($0.pages.clamped(to: 0..<pages), $0.layers.clamped(to: 0..<layers)) }
+        guard shares.count <= GrantTerms.partsMax, Set(shares.map(\.writer)).count == shares.count,
+            Rectangles.areTiling(areas, pages: 0..<pages, layers: 0..<layers)
+        else { return .invalid }
         return handoffs.count >= limits.openMax ? .busy : nil
     }
 
     /// Refuses a handoff that is not known yet. For good: a repeated Reserve that came after its refusal would be
     /// granted what nobody waits for. For the driver's own reasons too, which this machine does not see.
     package mutating func refuse(_ handoff: HandoffID, _ reason: RefusalReason) -> [DecodeAction] {
+        if isBroken(.reserveGrantsTwice), handoffs[handoff] != nil { return [] }
         precondition(handoffs[handoff] == nil, "\(handoff) is granted and can't be refused")
         counters.refusals[reason, default: 0] += 1
         settled.remember(handoff, .refused(reason))
@@ -271,17 +315,21 @@ package struct DecodeHandoffs: ~Copyable {
         let before = box.value.phase
         let actions = event(&box.value, &counters)
         before.checkSuccessor(box.value.phase, of: handoff)
-        let terms = box.value.terms
-        switch box.value.phase {
-        case .granted, .verifying, .draining, .unbinding:
-            break
-        case .fencing:
-            if lanes[terms.lane]?.closing == false {
-                lanes[terms.lane]?.closing = true
-                counters.fences += 1
+        for (number, part) in box.value.terms.parts.enumerated() {
+            guard lanes[part.lane]?.user == Use(handoff: handoff, part: number) else { continue }
+            switch (box.value.phase, box.value.parts[number]) {
+            case (.sealed, _), (.ending, _), (.settled, _), (_, .proven):
+                idled += 1
+                lanes[part.lane]?.user = nil
+                lanes[part.lane]?.idleSince = idled
+            case (_, .fencing):
+                if lanes[part.lane]?.closing == false {
+                    lanes[part.lane]?.closing = true
+                    counters.fences += 1
+                }
+            case (_, .writing), (_, .unbinding):
+                break
             }
-        case .sealed, .ending, .settled:
-            if lanes[terms.lane]?.user == handoff { lanes[terms.lane]?.user = nil }
         }
         if let settlement = box.value.settlement {
             handoffs[handoff] = nil

@@ -7,7 +7,8 @@ package struct HandoffLedger: ~Copyable {
     package struct Row: Sendable, Equatable {
         package let id: HandoffID
         package let phase: String
-        package let prefill: Incarnation
+        /// The writer of each part.
+        package let prefills: [Incarnation]
         package let decode: Incarnation
         package let pages: Int
         package let outcomeDelivered: Bool
@@ -39,7 +40,7 @@ package struct HandoffLedger: ~Copyable {
     package func row(of handoff: HandoffID) -> Row? {
         guard let box = table[handoff] else { return nil }
         return Row(
-            id: handoff, phase: box.value.phase.rawValue, prefill: box.value.prefill, decode: box.value.decode,
+            id: handoff, phase: box.value.phase.rawValue, prefills: box.value.prefills, decode: box.value.decode,
             pages: box.value.pages, outcomeDelivered: box.value.outcomeDelivered)
     }
 
@@ -47,17 +48,17 @@ package struct HandoffLedger: ~Copyable {
 
     // MARK: The router
 
-    /// Opens an attempt on a pair of nodes. The attempts before it must have had their outcome (they need not be
+    /// Opens an attempt that these prefill nodes write, a part each, and a decode node goes on with. The attempts before it must have had their outcome (they need not be
     /// settled). `delivered`: completion tokens that they delivered, which is the first position to come.
     package mutating func open(
-        _ handoff: HandoffID, prefill: Incarnation, decode: Incarnation, delivered: Int
+        _ handoff: HandoffID, prefills: [Incarnation], decode: Incarnation, delivered: Int
     ) -> [LedgerAction] {
         precondition(handoff.router == router, "a handoff of another router")
         precondition(table[handoff] == nil, "attempt \(handoff) opened twice")
         let before = HandoffID(router: router, request: handoff.request, attempt: handoff.attempt &- 1)
         precondition(table[before]?.value.outcomeDelivered != false, "\(before) is still open")
         precondition(delivered >= 0, "\(delivered) tokens delivered")
-        table[handoff] = Box(LedgerRow(handoff, prefill: prefill, decode: decode, delivered: delivered))
+        table[handoff] = Box(LedgerRow(handoff, prefills: prefills, decode: decode, delivered: delivered))
         requests[handoff.request, default: 0] += 1
         return apply(handoff) { row, _ in row.opened() }
     }
@@ -97,7 +98,7 @@ package struct HandoffLedger: ~Copyable {
 
     package mutating func granted(_ terms: GrantTerms, from node: Incarnation) -> [LedgerAction] {
         // A grant nobody waits for: whatever became of the attempt, its slots must come back.
-        guard table[terms.handoff] != nil else { return unknown(.sendFence(terms.handoff, to: node)) }
+        guard table[terms.handoff] != nil else { return unknown(.sendFence(terms.handoff, .all, to: node)) }
         return fromDecode(terms.handoff, node) { $0.granted(terms, &$1) }
     }
 
@@ -135,18 +136,18 @@ package struct HandoffLedger: ~Copyable {
     /// The order to compute the prompt has arrived.
     package mutating func accepted(_ handoff: HandoffID, from node: Incarnation) -> [LedgerAction] {
         guard table[handoff] != nil else { return unknown(.sendCancel(handoff, to: node)) }
-        return fromPrefill(handoff, node) { $0.acceptedByPrefill(&$1) }
+        return fromPrefill(handoff, node) { $0.accepted(by: node, &$1) }
     }
 
     package mutating func written(_ handoff: HandoffID, from node: Incarnation) -> [LedgerAction] {
         guard table[handoff] != nil else { return unknown(.sendRelease(handoff, to: node)) }
-        return fromPrefill(handoff, node) { $0.writtenByPrefill(&$1) }
+        return fromPrefill(handoff, node) { $0.written(by: node, &$1) }
     }
 
     package mutating func drained(
         _ handoff: HandoffID, posted: Int, completed: Int, from node: Incarnation
     ) -> [LedgerAction] {
-        fromPrefill(handoff, node) { $0.drained(posted: posted, completed: completed, &$1) }
+        fromPrefill(handoff, node) { $0.drained(by: node, posted: posted, completed: completed, &$1) }
     }
 
     // MARK: Either node
@@ -154,7 +155,7 @@ package struct HandoffLedger: ~Copyable {
     package mutating func failed(
         _ handoff: HandoffID, _ why: HandoffFailure, from node: Incarnation
     ) -> [LedgerAction] {
-        guard let box = table[handoff], box.value.decode == node || box.value.prefill == node else {
+        guard let box = table[handoff], box.value.decode == node || box.value.prefills.contains(node) else {
             counters.stale += 1
             return []
         }
@@ -166,7 +167,7 @@ package struct HandoffLedger: ~Copyable {
         table.keys.sorted().flatMap { handoff -> [LedgerAction] in
             guard let box = table[handoff] else { return [] }
             if box.value.decode == node { return apply(handoff) { $0.decodeLost(&$1) } }
-            if box.value.prefill == node { return apply(handoff) { $0.prefillLost(&$1) } }
+            if box.value.prefills.contains(node) { return apply(handoff) { $0.prefillLost(node, &$1) } }
             return []
         }
     }
@@ -178,7 +179,7 @@ package struct HandoffLedger: ~Copyable {
     ) -> [LedgerAction] {
         if isBroken(.notReconciled) { return [] }
         return handoffs.filter { $0.router == router && !isExpected($0, on: node, isDecode) }.flatMap { handoff in
-            unknown(isDecode ? .sendFence(handoff, to: node) : .sendCancel(handoff, to: node))
+            unknown(isDecode ? .sendFence(handoff, .all, to: node) : .sendCancel(handoff, to: node))
         }
     }
 
@@ -188,7 +189,7 @@ package struct HandoffLedger: ~Copyable {
     private func isExpected(_ handoff: HandoffID, on node: Incarnation, _ isDecode: Bool) -> Bool {
         guard let box = table[handoff] else { return false }
         if isDecode { return box.value.decode == node && box.value.phase != .releasing }
-        return box.value.prefill == node && !box.value.prefillSettled
+        return box.value.awaits(node)
     }
 
     private mutating func unknown(_ action: LedgerAction) -> [LedgerAction] {
@@ -209,7 +210,7 @@ package struct HandoffLedger: ~Copyable {
     private mutating func fromPrefill(
         _ handoff: HandoffID, _ node: Incarnation, _ event: (inout LedgerRow, inout HandoffCounters) -> [LedgerAction]
     ) -> [LedgerAction] {
-        if let box = table[handoff], box.value.prefill != node, !isBroken(.otherIncarnationBelieved) {
+        if let box = table[handoff], !box.value.prefills.contains(node), !isBroken(.otherIncarnationBelieved) {
             counters.peerFaults += 1
             return []
         }

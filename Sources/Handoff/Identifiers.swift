@@ -71,23 +71,3 @@ package struct LaneEpoch: Hashable, Sendable {
     package init(_ value: UInt32) { self.value = value }
     package var next: LaneEpoch { LaneEpoch(value &+ 1) }
 }
-
-/// What a decode node promises in answer to a reservation: these slots, at these generations, are writable on
-/// this lane in this epoch, by this handoff and nobody else. It crosses processes, so it is a plain value; the
-/// right itself is the `Grant` that stays on the decode node.
-package struct GrantTerms: Hashable, Sendable {
-    package let handoff: HandoffID
-    package let decode: Incarnation
-    package let lane: LaneID
-    package let epoch: LaneEpoch
-    /// In block-table order: slot i holds tokens [i·pageTokens, (i+1)·pageTokens).
-    package let slots: [SlotRef]
-
-    package init(handoff: HandoffID, decode: Incarnation, lane: LaneID, epoch: LaneEpoch, slots: [SlotRef]) {
-        self.handoff = handoff
-        self.decode = decode
-        self.lane = lane
-        self.epoch = epoch
-        self.slots = slots
-    }
-}

@@ -1,12 +1,13 @@
 /// What a router does next; performed in order, outside the ledger. `to` is the incarnation of a node.
 package enum LedgerAction: Sendable, Equatable {
     case sendReserve(HandoffID, to: Incarnation)
-    case sendPrefill(GrantTerms, to: Incarnation)
+    /// The writer of this part is to compute and write it.
+    case sendPrefill(GrantTerms, part: Int, to: Incarnation)
     case sendRelease(HandoffID, to: Incarnation)
     case sendCancel(HandoffID, to: Incarnation)
-    /// With proof drained.
-    case sendReclaim(HandoffID, to: Incarnation)
-    case sendFence(HandoffID, to: Incarnation)
+    /// With proof drained, for these parts.
+    case sendReclaim(HandoffID, PartSet, to: Incarnation)
+    case sendFence(HandoffID, PartSet, to: Incarnation)
     /// Answered by the node's last word on the handoff, if there is one.
     case sendQuery(HandoffID, to: Incarnation)
     /// Exactly once per handoff: how the attempt ended for its request. The row may still be open.
@@ -43,37 +44,54 @@ package enum TokenVerdict: Sendable, Equatable {
 ///         │                          ▼                                │
 ///         └──abort──▶ reclaiming ◀─ draining ─▶ fencing ──────────────┘
 ///
-/// The two legs end separately: the prefill node's with its Drained, the decode node's with its Reclaimed or
-/// Finished, either with the loss of the node. Messages that do not fit are a peer's fault where a correct node
+/// The legs end separately: each prefill node's with its Drained, the decode node's with its Reclaimed or Finished, all
+/// with the loss of the node. Messages that do not fit are a peer's fault where a correct node
 /// can't send them, else they are late or repeated; both are counted and dropped.
 ///
 /// No state owns memory, so a phase and the facts are enough; a row still can't be copied, so there is one truth.
 struct LedgerRow: ~Copyable {
     typealias Phase = LedgerPhase
 
+    /// What one prefill node does of it: the part of its number.
+    private struct Leg {
+        let node: Incarnation
+        /// It has the order to compute.
+        var accepted = false
+        /// All its writes have landed.
+        var written = false
+        /// It was never asked, has drained, or is gone.
+        var settled = true
+        /// Settled, and none of its writes is under way.
+        var quiet = true
+    }
+
     let id: HandoffID
-    let prefill: Incarnation
     let decode: Incarnation
+    private var legs: [Leg]
     private(set) var phase = Phase.reserving
     /// The decode node's promise, once there is one.
     private(set) var terms: GrantTerms?
-    /// The prefill node has the order to compute.
-    private(set) var accepted = false
     /// The first completion position of this attempt.
     private let start: Int
     /// The next completion position to deliver, counted over all attempts of the request.
     private(set) var delivered: Int
-    /// The prefill node was never asked, has drained, or is gone.
-    private(set) var prefillSettled = true
     /// The decode node said Sealed: the source pages end with Release rather than Cancel.
     private(set) var sealed = false
     private(set) var outcomeDelivered = false
 
     var pages: Int { terms?.slots.count ?? 0 }
+    var prefills: [Incarnation] { legs.map(\.node) }
+    private var arePrefillsSettled: Bool { legs.allSatisfy(\.settled) }
 
-    init(_ id: HandoffID, prefill: Incarnation, decode: Incarnation, delivered: Int) {
+    /// Whether a node has a part to write and has not ended it.
+    func awaits(_ node: Incarnation) -> Bool { legs.contains { $0.node == node && !$0.settled } }
+
+    private func leg(_ node: Incarnation) -> Int? { legs.firstIndex { $0.node == node } }
+
+    init(_ id: HandoffID, prefills: [Incarnation], decode: Incarnation, delivered: Int) {
+        precondition(!prefills.isEmpty && Set(prefills).count == prefills.count, "\(id) has no writer, or one twice")
         self.id = id
-        self.prefill = prefill
+        legs = prefills.map { Leg(node: $0) }
         self.decode = decode
         self.delivered = delivered
         start = delivered
@@ -90,13 +108,19 @@ struct LedgerRow: ~Copyable {
             if terms == self.terms { counters.duplicates += 1 } else { counters.stale += 1 }
             return []
         }
+        guard terms.parts.map(\.writer) == prefills else {
+            // Not what was asked for. Nobody was told to write, so all of it can be taken back.
+            counters.peerFaults += 1
+            return end(.failed(failure(.protocolError, &counters)))
+        }
         phase = .prefilling
-        prefillSettled = false
+        for index in legs.indices {
+            legs[index].settled = false
+            legs[index].quiet = false
+        }
         self.terms = terms
-        return [
-            .clearDeadline(.reserveAnswer, id), .sendPrefill(terms, to: prefill), .setDeadline(.retransmit, id),
-            .setDeadline(.inquiry, id),
-        ]
+        return [.clearDeadline(.reserveAnswer, id)] + orders(terms)
+            + [.setDeadline(.retransmit, id), .setDeadline(.inquiry, id)]
     }
 
     mutating func refused(_ reason: RefusalReason, _ counters: inout HandoffCounters) -> [LedgerAction] {
@@ -122,12 +146,12 @@ struct LedgerRow: ~Copyable {
         case .prefilling, .written:
             sealed = true
             phase = .decoding
-            return [.clearDeadline(.sealAnswer, id)] + releaseSource() + [.setDeadline(.retransmit, id)]
+            return [.clearDeadline(.sealAnswer, id)] + endSource() + [.setDeadline(.retransmit, id)]
         case .draining, .reclaiming, .fencing:
             // The seal won the race against the abort: now it is a sequence to cancel.
             sealed = true
             phase = .cancelling
-            return [.clearDeadline(.drainBudget, id), .sendCancel(id, to: decode)] + releaseSource()
+            return [.clearDeadline(.drainBudget, id), .sendCancel(id, to: decode)] + endSource()
         case .reserving:
             counters.peerFaults += 1
         case .decoding, .cancelling, .releasing, .settled:
@@ -176,11 +200,11 @@ struct LedgerRow: ~Copyable {
 
     // MARK: The prefill node
 
-    mutating func acceptedByPrefill(_ counters: inout HandoffCounters) -> [LedgerAction] {
+    mutating func accepted(by node: Incarnation, _ counters: inout HandoffCounters) -> [LedgerAction] {
         switch phase {
-        case .prefilling where !accepted:
-            accepted = true
-            return [.clearDeadline(.retransmit, id)]
+        case .prefilling where leg(node).map { !legs[$0].accepted } ?? false:
+            for index in legs.indices where legs[index].node == node { legs[index].accepted = true }
+            return legs.allSatisfy(\.accepted) ? [.clearDeadline(.retransmit, id)] : []
         case .prefilling:
             counters.duplicates += 1
         case .reserving:
@@ -191,9 +215,15 @@ struct LedgerRow: ~Copyable {
         return []
     }
 
-    mutating func writtenByPrefill(_ counters: inout HandoffCounters) -> [LedgerAction] {
+    mutating func written(by node: Incarnation, _ counters: inout HandoffCounters) -> [LedgerAction] {
         switch phase {
         case .prefilling:
+            for index in legs.indices where legs[index].node == node {
+                if legs[index].written { counters.duplicates += 1 }
+                legs[index].accepted = true
+                legs[index].written = true
+            }
+            guard legs.allSatisfy(\.written) else { return [] }
             phase = .written
             return [.clearDeadline(.retransmit, id), .setDeadline(.sealAnswer, id)]
         case .reserving:
@@ -206,26 +236,16 @@ struct LedgerRow: ~Copyable {
         return []
     }
 
-    mutating func drained(posted: Int, completed: Int, _ counters: inout HandoffCounters) -> [LedgerAction] {
-        guard !prefillSettled else {
+    mutating func drained(
+        by node: Incarnation, posted: Int, completed: Int, _ counters: inout HandoffCounters
+    ) -> [LedgerAction] {
+        guard let leg = leg(node), !legs[leg].settled else {
             counters.duplicates += 1
             return []
         }
-        prefillSettled = true
-        let quiet = posted == completed || isBroken(.drainBelievedUnquiet)
-        switch phase {
-        case .draining:
-            return end(quiet: quiet)
-        case .prefilling:
-            return deliver(.failed(failure(.laneLost, &counters))) + end(quiet: quiet)
-        case .written, .decoding, .reclaiming, .fencing, .cancelling:
-            return []
-        case .releasing:
-            phase = .settled
-            return settle()
-        case .reserving, .settled:
-            preconditionFailure("\(id) has an open prefill leg in \(phase)")
-        }
+        legs[leg].settled = true
+        legs[leg].quiet = posted == completed || isBroken(.drainBelievedUnquiet)
+        return legSettled(.laneLost, &counters)
     }
 
     // MARK: Either node
@@ -247,21 +267,29 @@ struct LedgerRow: ~Copyable {
         }
     }
 
-    mutating func prefillLost(_ counters: inout HandoffCounters) -> [LedgerAction] {
-        let open = !prefillSettled
-        prefillSettled = true
+    mutating func prefillLost(_ node: Incarnation, _ counters: inout HandoffCounters) -> [LedgerAction] {
+        if phase == .reserving { return deliver(.failed(failure(.nodeLost, &counters))) + abort() }
+        guard let leg = leg(node), !legs[leg].settled else { return [] }
+        legs[leg].settled = true
+        return legSettled(.nodeLost, &counters)
+    }
+
+    /// A prefill node holds nothing any more; `cause`: why the attempt fails if that is too early.
+    private mutating func legSettled(
+        _ cause: HandoffFailure.Cause, _ counters: inout HandoffCounters
+    ) -> [LedgerAction] {
         switch phase {
-        case .reserving:
-            return deliver(.failed(failure(.nodeLost, &counters))) + abort()
         case .prefilling:
-            return deliver(.failed(failure(.nodeLost, &counters))) + end(quiet: false)
-        case .draining:
-            return end(quiet: false)
-        case .releasing where open:
+            return deliver(.failed(failure(cause, &counters))) + abort()
+        case .draining where arePrefillsSettled:
+            return endDecode()
+        case .releasing where arePrefillsSettled:
             phase = .settled
             return settle()
-        case .written, .decoding, .reclaiming, .fencing, .cancelling, .releasing, .settled:
+        case .written, .decoding, .draining, .reclaiming, .fencing, .cancelling, .releasing:
             return []
+        case .reserving, .settled:
+            preconditionFailure("\(id) has an open prefill leg in \(phase)")
         }
     }
 
@@ -287,9 +315,10 @@ struct LedgerRow: ~Copyable {
             return sealedByDecode(&counters)
         case (.sealAnswer, .written):
             let outcome = deliver(.failed(failure(.sealTimeout, &counters)))
-            return outcome + end(quiet: false) + endSource() + [.setDeadline(.retransmit, id)]
+            for index in legs.indices { legs[index].quiet = false }
+            return outcome + endDecode() + endSource()
         case (.drainBudget, .draining):
-            return end(quiet: false)
+            return endDecode()
         case (.retransmit, _):
             let again = unanswered()
             guard !again.isEmpty else { return [] }
@@ -334,13 +363,14 @@ struct LedgerRow: ~Copyable {
         case .reserving:
             // The prefill node was never asked, so nothing was ever posted: that is what drained means.
             phase = .reclaiming
-            return [.clearDeadline(.reserveAnswer, id), .sendReclaim(id, to: decode), .setDeadline(.retransmit, id)]
-        case .prefilling, .written:
-            if prefillSettled { return end(quiet: true) + [.setDeadline(.retransmit, id)] }
-            phase = .draining
             return [
-                .clearDeadline(.sealAnswer, id), .sendCancel(id, to: prefill), .sendCancel(id, to: decode),
-                .setDeadline(.drainBudget, id), .setDeadline(.retransmit, id),
+                .clearDeadline(.reserveAnswer, id), .sendReclaim(id, .all, to: decode), .setDeadline(.retransmit, id),
+            ]
+        case .prefilling, .written:
+            if arePrefillsSettled { return endDecode() }
+            phase = .draining
+            return [.clearDeadline(.sealAnswer, id)] + endSource() + [
+                .sendCancel(id, to: decode), .setDeadline(.drainBudget, id), .setDeadline(.retransmit, id),
             ]
         case .decoding:
             phase = .cancelling
@@ -350,17 +380,30 @@ struct LedgerRow: ~Copyable {
         }
     }
 
-    /// The prefill node's part of an abort is over, with its word that nothing is under way or without.
-    private mutating func end(quiet: Bool) -> [LedgerAction] {
-        phase = quiet ? .reclaiming : .fencing
-        return [
-            .clearDeadline(.sealAnswer, id), .clearDeadline(.drainBudget, id),
-            quiet ? .sendReclaim(id, to: decode) : .sendFence(id, to: decode), .setDeadline(.retransmit, id),
-        ]
+    /// The prefill nodes' part of an abort is over, of each with its word that nothing is under way or without.
+    private mutating func endDecode() -> [LedgerAction] {
+        phase = legs.allSatisfy(\.quiet) ? .reclaiming : .fencing
+        return [.clearDeadline(.sealAnswer, id), .clearDeadline(.drainBudget, id)] + ends()
+            + [.setDeadline(.retransmit, id)]
+    }
+
+    /// Each part by the best that is known of its writer.
+    private func ends() -> [LedgerAction] {
+        var quiet: PartSet = []
+        var others: PartSet = []
+        for (part, leg) in legs.enumerated() {
+            if leg.quiet { quiet.insert(PartSet(part)) } else { others.insert(PartSet(part)) }
+        }
+        return (quiet.isEmpty ? [] : [.sendReclaim(id, quiet, to: decode)])
+            + (others.isEmpty ? [] : [.sendFence(id, others, to: decode)])
+    }
+
+    private func orders(_ terms: GrantTerms) -> [LedgerAction] {
+        legs.indices.filter { !legs[$0].accepted }.map { .sendPrefill(terms, part: $0, to: legs[$0].node) }
     }
 
     private mutating func decodeSettled() -> [LedgerAction] {
-        if prefillSettled || isBroken(.rowDroppedEarly) {
+        if arePrefillsSettled || isBroken(.rowDroppedEarly) {
             phase = .settled
             return [.clearDeadline(.drainBudget, id)] + settle()
         }
@@ -372,20 +415,20 @@ struct LedgerRow: ~Copyable {
         [.clearDeadline(.retransmit, id), .clearDeadline(.inquiry, id), .settled(id)]
     }
 
-    private func releaseSource() -> [LedgerAction] {
-        prefillSettled ? [] : [.sendRelease(id, to: prefill)]
-    }
-
-    /// Asks the prefill node for its Drained, whatever it is doing.
+    /// Asks the prefill nodes for their Drained, whatever they are doing.
     private func endSource() -> [LedgerAction] {
-        if prefillSettled { return [] }
-        return sealed ? [.sendRelease(id, to: prefill)] : [.sendCancel(id, to: prefill)]
+        legs.filter { !$0.settled }.map {
+            sealed ? .sendRelease(id, to: $0.node) : .sendCancel(id, to: $0.node)
+        }
     }
 
     /// What is asked of nodes that should speak by themselves, and may have.
     private func questions() -> [LedgerAction] {
         switch phase {
-        case .prefilling: (accepted ? [.sendQuery(id, to: prefill)] : []) + [.sendQuery(id, to: decode)]
+        case .prefilling:
+            legs.filter { $0.accepted && !$0.written }.map { .sendQuery(id, to: $0.node) } + [
+                .sendQuery(id, to: decode)
+            ]
         case .written, .decoding: [.sendQuery(id, to: decode)]
         case .reserving, .draining, .reclaiming, .fencing, .cancelling, .releasing, .settled: []
         }
@@ -396,12 +439,11 @@ struct LedgerRow: ~Copyable {
         if isBroken(.neverAskedAgain) { return [] }
         return switch phase {
         case .reserving: [.sendReserve(id, to: decode)]
-        case .prefilling: accepted ? [] : terms.map { [.sendPrefill($0, to: prefill)] } ?? []
+        case .prefilling: terms.map { orders($0) } ?? []
         case .written, .settled: []
         case .decoding, .releasing: endSource()
         case .draining, .cancelling: [.sendCancel(id, to: decode)] + endSource()
-        case .reclaiming: [.sendReclaim(id, to: decode)] + endSource()
-        case .fencing: [.sendFence(id, to: decode)] + endSource()
+        case .reclaiming, .fencing: ends() + endSource()
         }
     }
 }

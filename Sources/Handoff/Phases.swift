@@ -15,12 +15,11 @@ extension HandoffPhase {
 
 /// A handoff on the decode node. See `DecodeHandoff.State` for what each holds.
 package enum DecodePhase: String, HandoffPhase {
-    case granted, verifying, sealed, ending, draining, unbinding, fencing, settled
+    case granted, sealed, ending, draining, unbinding, fencing, settled
 
     package var successors: [DecodePhase] {
         switch self {
-        case .granted: [.verifying, .draining, .unbinding, .fencing, .settled]
-        case .verifying: [.sealed, .fencing, .settled]
+        case .granted: [.sealed, .draining, .unbinding, .fencing, .settled]
         case .sealed: [.ending, .settled]
         case .ending: [.settled]
         case .draining: [.unbinding, .fencing, .settled]

@@ -8,11 +8,12 @@ package enum PrefillAction: Sendable, Equatable {
     /// Write these ranges; answered by `acknowledged` or `laneClosed`.
     case post(LaneKey, WriteBatch)
     /// Send the completion record behind all writes; answered by `completionAcknowledged` or `laneClosed`.
-    case postCompletion(LaneKey, GrantTerms)
+    case postCompletion(LaneKey, PartTerms)
     case sendWritten(HandoffID, bytes: Int)
     case sendDrained(HandoffID, posted: Int, completed: Int)
     case sendFailed(HandoffID, HandoffFailure)
-    /// No write can read the source pages any more. Exactly once for every `startCompute`.
+    /// No write can read the source pages any more, and nobody wants more of them computed. Exactly once for every
+    /// `startCompute`.
     case unpin(HandoffID)
     /// Answered by `laneClosed`.
     case closeLane(LaneKey)
@@ -22,12 +23,13 @@ package enum PrefillAction: Sendable, Equatable {
     case settled(HandoffID)
 }
 
-/// One handoff on the prefill node.
+/// One handoff on the prefill node: its part of it, for the engine computes the whole prompt.
 ///
 ///     computing ──started──▶ writing ──all posted──▶ completing ──acknowledged──▶ written ──release──▶ settled
 ///         └───────────cancel, failure──▶ draining ──all acknowledged, lane closed──▶ settled
 ///
-/// Source pages are unpinned on the way into settled and nowhere else. Events from the engine that do not fit
+/// Source pages are unpinned on the way into written or settled and nowhere else. They do not wait for the other parts
+/// of the handoff: two nodes that held pages until the other has written would wait for each other for ever. Events from the engine that do not fit
 /// trap, unless a cancel made them late; events of a peer that do not fit are its fault and close the lane.
 struct PrefillHandoff: ~Copyable {
     enum State: ~Copyable {
@@ -37,7 +39,7 @@ struct PrefillHandoff: ~Copyable {
         case writing(WriteProgress)
         /// Everything and the completion record is posted. Becomes written, draining or settled.
         case completing(WriteProgress)
-        /// The decode node has it all. Becomes settled.
+        /// The decode node has it all; nothing is pinned. Becomes settled.
         case written(WriteProgress)
         /// Nothing more is posted; posted writes may still read the source pages. `recordPosted`: the
         /// completion record is among them. Becomes settled.
@@ -48,14 +50,15 @@ struct PrefillHandoff: ~Copyable {
 
     typealias Phase = PrefillPhase
 
-    let terms: GrantTerms
+    let terms: PartTerms
     private var state: State
 
-    init(terms: GrantTerms) {
-        self.init(terms, .computing(WriteProgress(terms: terms)))
+    /// `layers`: of a page.
+    init(terms: PartTerms, layers: Int) {
+        self.init(terms, .computing(WriteProgress(terms: terms, layers: layers)))
     }
 
-    private init(_ terms: GrantTerms, _ state: consuming State) {
+    private init(_ terms: PartTerms, _ state: consuming State) {
         self.terms = terms
         self.state = state
     }
@@ -84,7 +87,7 @@ struct PrefillHandoff: ~Copyable {
         let terms = self.terms
         switch consume self.state {
         case .computing(var progress):
-            precondition(sources.count == terms.slots.count, "block table of \(terms.handoff) has another length")
+            precondition(sources.count == terms.tablePages, "block table of \(terms.handoff) has another length")
             progress.sources = sources
             self = Self(terms, .writing(progress))
         case .draining(let progress, let recordPosted):
@@ -102,6 +105,8 @@ struct PrefillHandoff: ~Copyable {
         layers: Range<Int>, pages: Range<Int>, shape: PageShape, counters: inout HandoffCounters
     ) -> [PrefillAction] {
         let terms = self.terms
+        // The engine goes on with what others write after the last of this part is posted.
+        guard layers.overlaps(terms.layers), pages.overlaps(terms.pages) else { return [] }
         var actions: [PrefillAction] = []
         switch consume self.state {
         case .writing(var progress):
@@ -164,6 +169,7 @@ struct PrefillHandoff: ~Copyable {
         switch consume self.state {
         case .completing(var progress):
             progress.completed = progress.posted
+            Self.unpin(&progress, &actions, &counters)
             actions.append(.sendWritten(terms.handoff, bytes: progress.bytes))
             if progress.released {
                 self = Self.settle(progress, &actions, &counters)
@@ -325,15 +331,25 @@ struct PrefillHandoff: ~Copyable {
         [.sendFailed(handoff, failure(.laneLost, &counters)), .cancelCompute(handoff)]
     }
 
-    /// The one place where source pages are unpinned.
-    private static func settle(
-        _ progress: WriteProgress, _ actions: inout [PrefillAction], _ counters: inout HandoffCounters
-    ) -> Self {
+    /// The one place where source pages are unpinned. An engine that goes on with what others write is stopped.
+    private static func unpin(
+        _ progress: inout WriteProgress, _ actions: inout [PrefillAction], _ counters: inout HandoffCounters
+    ) {
+        if progress.isUnpinned { return }
+        if progress.isFullyPosted, progress.endsEarly { actions.append(.cancelCompute(progress.id)) }
+        progress.isUnpinned = true
         counters.unpins += 1
+        actions.append(.unpin(progress.id))
+    }
+
+    private static func settle(
+        _ progress: consuming WriteProgress, _ actions: inout [PrefillAction], _ counters: inout HandoffCounters
+    ) -> Self {
+        actions.append(.clearDeadline(.laneDrain, progress.id))
+        unpin(&progress, &actions, &counters)
         let completed = isBroken(.drainedBeforeCompletions) ? progress.posted : progress.completed
         let posted = progress.posted
         actions += [
-            .clearDeadline(.laneDrain, progress.id), .unpin(progress.id),
             .sendDrained(progress.id, posted: posted, completed: completed), .settled(progress.id),
         ]
         return Self(progress.terms, .settled(posted: posted, completed: completed))

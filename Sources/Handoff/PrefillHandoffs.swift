@@ -47,8 +47,7 @@ package struct PrefillHandoffs: ~Copyable {
             guard let box = handoffs[id] else { return nil }
             let terms = box.value.terms
             return Row(
-                id: id, phase: box.value.phase.rawValue, lane: LaneKey(decode: terms.decode, lane: terms.lane),
-                pages: terms.slots.count)
+                id: id, phase: box.value.phase.rawValue, lane: terms.key, pages: terms.tablePages)
         }
     }
 
@@ -95,8 +94,8 @@ package struct PrefillHandoffs: ~Copyable {
 
     // MARK: The router
 
-    /// Computes a prompt of `pages` pages and writes it where the grant says.
-    package mutating func prefill(_ terms: GrantTerms, pages: Int) -> [PrefillAction] {
+    /// Computes a prompt of `pages` pages and writes its part of it where the grant says.
+    package mutating func prefill(_ terms: PartTerms, pages: Int) -> [PrefillAction] {
         let id = terms.handoff
         if handoffs[id] != nil {
             counters.duplicates += 1
@@ -108,9 +107,8 @@ package struct PrefillHandoffs: ~Copyable {
             settled.remember(id, (0, 0))
             return [.sendFailed(id, failure), .sendDrained(id, posted: 0, completed: 0), .settled(id)]
         }
-        let lane = LaneKey(decode: terms.decode, lane: terms.lane)
-        lanes[lane, default: []].append(id)
-        handoffs[id] = Box(PrefillHandoff(terms: terms))
+        lanes[terms.key, default: []].append(id)
+        handoffs[id] = Box(PrefillHandoff(terms: terms, layers: shape.layerCount))
         return [.sendAccepted(id), .startCompute(id)]
     }
 
@@ -152,7 +150,7 @@ package struct PrefillHandoffs: ~Copyable {
         guard deadline == .laneDrain, !isBroken(.laneDrainWithoutEnd), let box = handoffs[handoff],
             box.value.awaitsOnlyAcknowledgements
         else { return [] }
-        return [.closeLane(LaneKey(decode: box.value.terms.decode, lane: box.value.terms.lane))]
+        return [.closeLane(box.value.terms.key)]
     }
 
     // MARK: The engine
@@ -188,9 +186,11 @@ package struct PrefillHandoffs: ~Copyable {
 
     // MARK: Private
 
-    private func refusal(_ terms: GrantTerms, pages: Int) -> HandoffFailure? {
-        guard pages >= 1, terms.slots.count == pages else { return HandoffFailure(.badGrant, retryable: false) }
-        guard let users = lanes[LaneKey(decode: terms.decode, lane: terms.lane)] else {
+    private func refusal(_ terms: PartTerms, pages: Int) -> HandoffFailure? {
+        guard pages >= 1, terms.tablePages == pages, !terms.pages.isEmpty, terms.pages.upperBound <= pages,
+            !terms.layers.isEmpty, terms.layers.upperBound <= shape.layerCount
+        else { return HandoffFailure(.badGrant, retryable: false) }
+        guard let users = lanes[terms.key] else {
             return HandoffFailure(.laneLost)
         }
         guard handoffs.count < limits.openMax else { return HandoffFailure(.computeFailed) }
@@ -229,7 +229,7 @@ package struct PrefillHandoffs: ~Copyable {
         let terms = box.value.terms
         let phase = box.value.phase
         if phase == .written || phase == .settled {
-            lanes[LaneKey(decode: terms.decode, lane: terms.lane)]?.removeAll { $0 == handoff }
+            lanes[terms.key]?.removeAll { $0 == handoff }
         }
         if let settlement = box.value.settlement {
             handoffs[handoff] = nil

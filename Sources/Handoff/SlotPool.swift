@@ -1,7 +1,7 @@
 /// Who owns each slot of a slab, and the only code that can make a slot free again.
 ///
 ///     free ──lease──▶ inUse ──release──▶ free (generation + 1), or cached while a prefix tree keeps it
-///     free ──grant──▶ granted ──seal──▶ inUse
+///     free ──grant──▶ granted ──seal──▶ inUse               (lent slots: inUse throughout)
 ///                        └──abort──▶ quarantined ──QuiescenceProof──▶ free (generation + 1)
 ///
 /// Pure: no I/O, no clock, no lock. A node keeps it behind one mutex; the simulation drives it directly.
@@ -31,14 +31,16 @@ package struct SlotPool: ~Copyable {
     }
 
     private var slots: [Slot]
-    /// Free slot indices; the last one is handed out next.
+    /// Free slot indices from `freeHead` on, the one free longest first. It is handed out next: who still holds an old
+    /// promise of a slot then has the greatest chance to be seen.
     private var freeList: [UInt32]
+    private var freeHead = 0
     package private(set) var counts: Counts
 
     package init(slotCount: Int) {
         precondition(slotCount > 0 && slotCount <= Int(UInt32.max), "slot count \(slotCount) out of range")
         slots = Array(repeating: Slot(), count: slotCount)
-        freeList = (0..<UInt32(slotCount)).reversed()
+        freeList = Array(0..<UInt32(slotCount))
         counts = Counts(free: slotCount)
     }
 
@@ -106,13 +108,16 @@ package struct SlotPool: ~Copyable {
 
     // MARK: Use by a handoff
 
-    /// Promises `count` free slots to a handoff; nil when fewer are free.
-    package mutating func grant(_ count: Int, to handoff: HandoffID) -> Grant? {
-        take(count, as: .granted).map { Grant(handoff: handoff, slots: $0) }
+    /// Promises `count` free slots to a handoff; nil when fewer are free. In the same step it gets one user more of the
+    /// slots that it is lent, which are in use or cached, and keeps it until it ends.
+    package mutating func grant(_ count: Int, lending lent: [SlotRef] = [], to handoff: HandoffID) -> Grant? {
+        guard let slots = take(count, as: .granted) else { return nil }
+        if !isBroken(.loanNotRetained) { for slot in lent { retain(slot) } }
+        return Grant(handoff: handoff, lent: lent, slots: slots)
     }
 
-    /// Ends the right to write, makes the slots readable, and hands them to the engine (one user each).
-    /// Takes a proof, for a slot that can still be written is not readable.
+    /// Ends the right to write, makes the slots readable, and hands them to the engine with those that were lent (one
+    /// user each). Takes a proof, for a slot that can still be written is not readable.
     package mutating func seal(_ grant: consuming Grant, proof: consuming QuiescenceProof) -> [SlotRef] {
         precondition(proof.handoff == grant.handoff, "a proof for another handoff")
         precondition(proof.kind == .writeComplete, "only complete writes can be sealed")
@@ -124,7 +129,7 @@ package struct SlotPool: ~Copyable {
                 entry.users = 1
             }
         }
-        return sealed
+        return grant.lent + sealed
     }
 
     /// Ends a grant without a seal. The slots may still be written, so nobody gets them until there is proof.
@@ -136,10 +141,11 @@ package struct SlotPool: ~Copyable {
             }
             if isBroken(.grantFromQuarantine) { freeList.append(slot.index) }
         }
-        return Quarantine(handoff: grant.handoff, slots: grant.slots)
+        return Quarantine(handoff: grant.handoff, lent: grant.lent, slots: grant.slots)
     }
 
-    /// Frees quarantined slots, at the next generation. The proof is consumed: without one this does not compile.
+    /// Frees quarantined slots, at the next generation, and ends the loan. The proof is consumed: without one this does
+    /// not compile.
     package mutating func recycle(_ quarantine: consuming Quarantine, proof: consuming QuiescenceProof) {
         precondition(proof.handoff == quarantine.handoff, "a proof for another handoff")
         for slot in quarantine.slots {
@@ -149,23 +155,29 @@ package struct SlotPool: ~Copyable {
             }
             becomeFree(slot)
         }
+        if !isBroken(.loanNotRetained) { for slot in quarantine.lent { release(slot) } }
     }
 
     // MARK: Private
 
     private mutating func take(_ count: Int, as state: State) -> [SlotRef]? {
         precondition(count >= 0, "negative slot count")
-        guard count <= freeList.count else { return nil }
+        guard count <= freeList.count - freeHead else { return nil }
         var taken: [SlotRef] = []
         taken.reserveCapacity(count)
         for _ in 0..<count {
-            let index = freeList.removeLast()
+            let index = freeList[freeHead]
+            freeHead += 1
             let slot = SlotRef(index: index, generation: slots[Int(index)].generation)
             update(slot) { entry in
                 entry.state = state
                 entry.users = state == .inUse ? 1 : 0
             }
             taken.append(slot)
+        }
+        if freeHead > slots.count {
+            freeList.removeFirst(freeHead)
+            freeHead = 0
         }
         return taken
     }

@@ -1,10 +1,9 @@
-/// The writes of one handoff: what is ready, posted and acknowledged. Counted in records.
+/// The writes of one handoff's part: what is ready, posted and acknowledged. Counted in records.
 struct WriteProgress: Sendable {
-    let key: LaneKey
-    let terms: GrantTerms
+    let terms: PartTerms
     /// The engine's block table; empty until it started.
     var sources: [SlotRef] = []
-    /// Layers that are ready, per page.
+    /// The first layer that is not ready, per page of the part.
     private var readyLayers: [Int]
     private var unreadyPages: Int
     /// Ranges not posted yet: those from `pendingHead` on.
@@ -17,39 +16,47 @@ struct WriteProgress: Sendable {
     var bytes = 0
     /// Release came before the completion record's acknowledgement.
     var released = false
+    var isUnpinned = false
+    /// Whether the engine has more to compute when the last of this part is ready.
+    let endsEarly: Bool
 
-    init(terms: GrantTerms) {
+    init(terms: PartTerms, layers: Int) {
         self.terms = terms
-        key = LaneKey(decode: terms.decode, lane: terms.lane)
-        readyLayers = Array(repeating: 0, count: terms.slots.count)
+        endsEarly = terms.pages.upperBound < terms.tablePages || terms.layers.upperBound < layers
+        readyLayers = Array(repeating: terms.layers.lowerBound, count: terms.slots.count)
         lastPending = Array(repeating: -1, count: terms.slots.count)
         unreadyPages = terms.slots.count
     }
 
     var id: HandoffID { terms.handoff }
+    var key: LaneKey { terms.key }
     var isQuiet: Bool { posted == completed }
     var isFullyPosted: Bool { unreadyPages == 0 && pendingHead == pending.count }
 
-    /// More layers of some pages are final. Layers of a page come in ascending order.
+    /// More layers of some pages are final. Layers of a page come in ascending order. What is not of the part is left to
+    /// others.
     mutating func ready(layers: Range<Int>, pages: Range<Int>, shape: PageShape) {
-        precondition(sources.count == terms.slots.count, "pages of \(id) ready before its block table")
+        precondition(sources.count == terms.tablePages, "pages of \(id) ready before its block table")
         precondition(pages.lowerBound >= 0 && pages.upperBound <= sources.count, "pages \(pages) out of range")
         precondition(!layers.isEmpty && layers.upperBound <= shape.layerCount, "layers \(layers) out of range")
+        let layers = layers.clamped(to: terms.layers)
+        if layers.isEmpty { return }
         let bytes = shape.bytes(of: layers)
-        for page in pages {
-            precondition(readyLayers[page] == layers.lowerBound, "layer \(layers) of page \(page) out of order")
-            readyLayers[page] = layers.upperBound
-            if layers.upperBound == shape.layerCount { unreadyPages -= 1 }
-            let last = lastPending[page]
+        for page in pages.clamped(to: terms.pages) {
+            let index = page - terms.pages.lowerBound
+            precondition(readyLayers[index] == layers.lowerBound, "layer \(layers) of page \(page) out of order")
+            readyLayers[index] = layers.upperBound
+            if layers.upperBound == terms.layers.upperBound { unreadyPages -= 1 }
+            let last = lastPending[index]
             if last >= pendingHead, last < pending.count, pending[last].page == page,
                 pending[last].end == bytes.lowerBound
             {
                 pending[last].length += bytes.count
             } else {
-                lastPending[page] = pending.count
+                lastPending[index] = pending.count
                 pending.append(
                     WriteRange(
-                        page: page, source: sources[page], target: terms.slots[page], offset: bytes.lowerBound,
+                        page: page, source: sources[page], target: terms.slots[index], offset: bytes.lowerBound,
                         length: bytes.count))
             }
         }
@@ -70,7 +77,7 @@ struct WriteProgress: Sendable {
             pendingHead += taken
             posted += 1
             bytes += batchBytes
-            actions.append(.post(key, WriteBatch(handoff: id, epoch: terms.epoch, ranges: ranges)))
+            actions.append(.post(key, WriteBatch(handoff: id, part: terms.number, epoch: terms.epoch, ranges: ranges)))
         }
         if pendingHead == pending.count {
             pending.removeAll(keepingCapacity: true)

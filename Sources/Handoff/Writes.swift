@@ -32,14 +32,17 @@ package struct WriteRange: Hashable, Sendable {
     var end: Int { offset + length }
 }
 
-/// One record: at most `WriteLimits.rangesMax` ranges of one handoff in one lane epoch.
+/// One record: at most `WriteLimits.rangesMax` ranges of one part of a handoff in one lane epoch.
 package struct WriteBatch: Hashable, Sendable {
     package let handoff: HandoffID
+    /// The part's number.
+    package let part: Int
     package let epoch: LaneEpoch
     package let ranges: [WriteRange]
 
-    package init(handoff: HandoffID, epoch: LaneEpoch, ranges: [WriteRange]) {
+    package init(handoff: HandoffID, part: Int = 0, epoch: LaneEpoch, ranges: [WriteRange]) {
         self.handoff = handoff
+        self.part = part
         self.epoch = epoch
         self.ranges = ranges
     }
@@ -59,25 +62,29 @@ package struct SealedPage: Hashable, Sendable {
     }
 }
 
-/// The prefill node's statement, on the lane and behind all its writes, that the grant is filled.
+/// A writer's statement, on the lane and behind all its writes, that its part of the grant is filled.
 package struct CompletionRecord: Hashable, Sendable {
     package let handoff: HandoffID
+    /// The part's number.
+    package let part: Int
     package let epoch: LaneEpoch
-    /// In block-table order.
+    /// Those of the part, in block-table order.
     package let pages: [SealedPage]
 
-    package init(handoff: HandoffID, epoch: LaneEpoch, pages: [SealedPage]) {
+    package init(handoff: HandoffID, part: Int, epoch: LaneEpoch, pages: [SealedPage]) {
         self.handoff = handoff
+        self.part = part
         self.epoch = epoch
         self.pages = pages
     }
 
-    /// Whether it names just the slots and generations that were granted.
-    func fills(_ terms: GrantTerms) -> Bool {
+    /// Whether it names just this part, with the slots and generations that were granted.
+    func fills(_ terms: GrantTerms, _ part: Int) -> Bool {
         if isBroken(.otherGenerationsCompleted) { return true }
         if isBroken(.staleCompletion), handoff != terms.handoff { return true }
-        return handoff == terms.handoff && epoch == terms.epoch
-            && pages.count == terms.slots.count
-            && zip(pages, terms.slots).allSatisfy { $0.slot == $1 }
+        guard let granted = terms.part(part) else { return false }
+        return handoff == granted.handoff && self.part == part && epoch == granted.epoch
+            && pages.count == granted.slots.count
+            && zip(pages, granted.slots).allSatisfy { $0.slot == $1 }
     }
 }

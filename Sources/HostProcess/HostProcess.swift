@@ -19,11 +19,7 @@ package enum HostProcess {
 
 extension HostProcess {
     /// Whether the end of the terminal is to be ignored: whoever starts a process with `nohup` means that.
-    package static var isHangupIgnored: Bool {
-        var action = sigaction()
-        return sigaction(SIGHUP, nil, &action) == 0
-            && unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1
-    }
+    package static var isHangupIgnored: Bool { host_ignores(SIGHUP) != 0 }
 }
 
 /// How the descriptors of a process are shared between its ports, so that none can take what another needs: a process

@@ -1,11 +1,14 @@
 /// The bounds of everything in a control message. Together they keep each message below `messageBytes`.
 package enum ControlLimits {
-    package static let protocolVersion: UInt32 = 1
+    /// 2: grants of parts.
+    package static let protocolVersion: UInt32 = 2
     package static let messageBytes = 16 << 20
     /// Tokens of one sequence.
     package static let tokens = 1 << 20
     /// Slots of one grant.
     package static let grantSlots = 1 << 18
+    /// Layers of a page.
+    package static let layers = 1 << 16
     /// Slots of one node's slab.
     package static let slabSlots = 1 << 24
     package static let nodeNameBytes = 64

@@ -4,9 +4,9 @@ package import Handoff
 package enum RouterMessage: Sendable, Equatable {
     // Decode node.
     case reserve(Reservation)
-    /// The prefill node has drained: no write of the handoff is under way.
-    case reclaim(HandoffID)
-    case fence(HandoffID)
+    /// The writers of these parts have drained: no write of theirs is under way.
+    case reclaim(HandoffID, PartSet)
+    case fence(HandoffID, PartSet)
     // Prefill node.
     case prefill(PrefillOrder)
     case release(HandoffID)
@@ -58,30 +58,33 @@ package struct SamplingTerms: Sendable, Equatable {
 /// Asks a decode node for pages, a lane and a place for one request.
 package struct Reservation: Sendable, Equatable {
     package var handoff: HandoffID
-    /// The prefill node that will write.
-    package var prefill: Incarnation
+    /// What each prefill node will write.
+    package var shares: [Share]
     /// The prompt, then the tokens that earlier attempts delivered.
     package var tokens: [UInt32]
     /// How many of `tokens`, at the end, earlier attempts delivered.
     package var delivered: Int
     package var sampling: SamplingTerms
 
-    package init(handoff: HandoffID, prefill: Incarnation, tokens: [UInt32], delivered: Int, sampling: SamplingTerms) {
+    package init(handoff: HandoffID, shares: [Share], tokens: [UInt32], delivered: Int, sampling: SamplingTerms) {
         self.handoff = handoff
-        self.prefill = prefill
+        self.shares = shares
         self.tokens = tokens
         self.delivered = delivered
         self.sampling = sampling
     }
 }
 
-/// Asks a prefill node to compute a prompt and to write its pages as the grant says.
+/// Asks a prefill node to compute a prompt and to write its part of it as the grant says.
 package struct PrefillOrder: Sendable, Equatable {
     package var grant: GrantTerms
+    /// The number of the part.
+    package var part: Int
     package var tokens: [UInt32]
 
-    package init(grant: GrantTerms, tokens: [UInt32]) {
+    package init(grant: GrantTerms, part: Int = 0, tokens: [UInt32]) {
         self.grant = grant
+        self.part = part
         self.tokens = tokens
     }
 }

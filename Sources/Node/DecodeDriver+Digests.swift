@@ -12,6 +12,22 @@ import Transport
 extension DecodeDriver {
     // MARK: At the seal
 
+    /// What a comparison came to, and what the machine makes of it: pages that differ are held, and of pages that are
+    /// sealed the digests are kept for the scrub.
+    func note(
+        _ verdict: DigestVerdict, of record: CompletionRecord, on lane: LaneID, _ actions: [DecodeAction],
+        _ state: inout State
+    ) {
+        for action in actions {
+            switch (action, verdict) {
+            case (.dumpEvidence, .mismatch(let mismatches)): hold(lane, of: record.handoff, mismatches, &state)
+            case (.startSequence(_, let slots), .matching(let found)) where digests == .scrub:
+                watch(record.handoff, slots, found, state)
+            default: break
+            }
+        }
+    }
+
     /// The handoff on this lane does not match: its pages stay in quarantine until evidence has been taken. Bounded by
     /// copying a few pages in memory; disks are not waited for.
     func hold(_ lane: LaneID, of handoff: HandoffID, _ mismatches: [DigestMismatch], _ state: inout State) {
@@ -34,11 +50,14 @@ extension DecodeDriver {
 
     /// Has the scrub look at the pages of a sealed handoff that the engine does not write: those that end before the
     /// first position it writes itself.
-    func watch(_ handoff: HandoffID, _ digests: [PageDigest], _ state: borrowing State) {
+    func watch(_ handoff: HandoffID, _ slots: [SlotRef], _ digests: [PageDigest], _ state: borrowing State) {
         guard let job = state.jobs[handoff] else { return }
         let count = Scheduler.firstWritten(tokens: job.tokenCount) / memory.layout.pageTokens
-        guard count > 0, job.written.count == digests.count else { return }
-        table.enter((0..<count).map { (job.written[$0], $0, digests[$0]) }, of: handoff)
+        // Of a handoff of several parts there are the digests of the last one only.
+        guard count > 0, slots.count == digests.count, digests[0].layers.count == memory.layout.layerCount else {
+            return
+        }
+        table.enter((0..<count).map { (slots[$0], $0, digests[$0]) }, of: handoff)
     }
 
     /// A page in use is not what was sealed. Its request ends with an error, for what it was told since may be wrong;

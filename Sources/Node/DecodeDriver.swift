@@ -106,7 +106,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
         evidence = configuration.evidenceDirectory.map { EvidenceStore(directory: $0) }
         digests = configuration.digests
         table = DigestTable(slotCount: memory.pageCount, layerCount: memory.layout.layerCount)
-        state = Mutex(State(handoffs: DecodeHandoffs(incarnation: incarnation)))
+        state = Mutex(State(handoffs: DecodeHandoffs(incarnation: incarnation, layers: memory.layout.layerCount)))
 
         let late = LateBound<DecodeDriver>()
         let listener = try LaneListener.start(configuration, memory, incarnation, logger) { late.current?.handle($0) }
@@ -167,8 +167,8 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
         switch message {
         case .reserve(let order): reserve(order, from: router)
         case .cancel(let handoff): abort(handoff, from: router) { $0.cancel(handoff, pool: &$1) }
-        case .reclaim(let handoff): abort(handoff, from: router) { $0.reclaim(handoff, pool: &$1) }
-        case .fence(let handoff): abort(handoff, from: router) { $0.fence(handoff, pool: &$1) }
+        case .reclaim(let handoff, let parts): abort(handoff, from: router) { $0.reclaim(handoff, parts, pool: &$1) }
+        case .fence(let handoff, let parts): abort(handoff, from: router) { $0.fence(handoff, parts, pool: &$1) }
         case .query(let handoff): decide { state, _ in state.handoffs.query(handoff) }
         case .listHandoffs: listHandoffs(router)
         case .drain: drain()
@@ -247,7 +247,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
                 state.effects.append(.send(.refused(refusal), to: router))
                 return []
             }
-            let actions = state.handoffs.reserve(handoff, pages: pages, prefill: order.prefill, pool: &pool)
+            let actions = state.handoffs.reserve(handoff, pages: pages, shares: order.shares, pool: &pool)
             if actions.contains(where: { if case .bindLane = $0 { true } else { false } }) {
                 state.jobs[handoff] = Job(order: order, sampling: sampling, tokenCount: order.tokens.count)
             }
@@ -306,7 +306,13 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
             let now = now
             decide { state, pool in
                 state.sealing = now
-                return state.handoffs.completion(lane, epoch, record, pool: &pool)
+                let verdict =
+                    self.listener.current?.verifyDigests(
+                        lane: lane, epoch: epoch, expected: record.pages.map(\.digest)) ?? .mismatch([])
+                let actions = state.handoffs.completion(
+                    lane, epoch, record, matching: verdict.allowsSeal, pool: &pool)
+                self.note(verdict, of: record, on: lane, actions, &state)
+                return actions
             }
         case .closed(let lane, let reason, let fence):
             if let fence { metrics.fenceTime.observe(fence) }
@@ -392,16 +398,8 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
                 _ = listener.current?.bind(terms)
             case .unbindLane(let handoff, let lane, let epoch):
                 let answer = listener.current?.unbind(lane, epoch) ?? .quiet
-                let actions = state.handoffs.laneUnbound(
-                    handoff, lane, epoch, quiet: answer == .quiet, isFault: answer == .writing, pool: &pool)
+                let actions = state.handoffs.laneUnbound(handoff, lane, epoch, answer, pool: &pool)
                 take(actions, &state, &pool)
-            case .verifyDigests(let handoff, let lane, let epoch, let expected):
-                let verdict =
-                    listener.current?.verifyDigests(lane: lane, epoch: epoch, expected: expected) ?? .mismatch([])
-                if case .mismatch(let mismatches) = verdict { hold(lane, of: handoff, mismatches, &state) }
-                take(
-                    state.handoffs.digestsVerified(handoff, matching: verdict.allowsSeal, pool: &pool), &state, &pool)
-                if case .matching(let found) = verdict, digests == .scrub { watch(handoff, found, state) }
             case .startSequence(let handoff, let slots):
                 startSequence(handoff, slots, &state, &pool)
             case .fenceLane(let lane):

@@ -35,7 +35,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
         case cancel(HandoffID)
         case release(HandoffID)
         case post(LaneKey, WriteBatch)
-        case postCompletion(LaneKey, GrantTerms)
+        case postCompletion(LaneKey, PartTerms)
         case closeLane(LaneKey)
         case setPeers([LanePeer])
         case hideFromCache(SlotRef)
@@ -215,12 +215,16 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
 
     private func prefill(_ order: PrefillOrder, from router: Incarnation) {
         let handoff = order.grant.handoff
+        guard let terms = order.grant.part(order.part) else {
+            logger.warning("an order for a part that its grant has not", metadata: ["handoff": "\(handoff.text)"])
+            return
+        }
         let pages = memory.layout.pages(for: order.tokens.count)
         let objection = objection(to: order, from: router)
         decide { state in
             // Of a known handoff the machine says what a repeated order gets: a refusal here would end it while it runs.
             if handoff.router == router, state.handoffs.isKnown(handoff) {
-                return state.handoffs.prefill(order.grant, pages: pages)
+                return state.handoffs.prefill(terms, pages: pages)
             }
             let draining = (HandoffFailure(.computeFailed), "the node drains")
             if let (failure, details) = objection ?? (state.isDraining ? draining : nil) {
@@ -228,7 +232,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
                 state.effects.append(.send(.drained(handoff, posted: 0, completed: 0), to: router))
                 return []
             }
-            let actions = state.handoffs.prefill(order.grant, pages: pages)
+            let actions = state.handoffs.prefill(terms, pages: pages)
             if actions.contains(where: { if case .startCompute = $0 { true } else { false } }) {
                 state.jobs[handoff] = Job(tokens: order.tokens.map { TokenID(truncatingIfNeeded: $0) }, received: now)
             }

@@ -147,7 +147,8 @@ extension RoutingCore {
                     "request": .int(Int64(clamping: row.id.request)),
                     "attempt": .int(Int64(row.id.attempt)),
                     "state": .string(row.phase),
-                    "prefill": .string(nodes[row.prefill]?.registration.name ?? row.prefill.text),
+                    "prefill": .string(
+                        row.prefills.map { nodes[$0]?.registration.name ?? $0.text }.joined(separator: ", ")),
                     "decode": .string(nodes[row.decode]?.registration.name ?? row.decode.text),
                     "pages": .int(Int64(row.pages)),
                 ]

@@ -56,7 +56,8 @@ package struct Coverage: Sendable, Equatable {
     /// Why a fault meets a phase so rarely that no run has to show it.
     package static func whyRarely(_ fault: Fault, _ place: Place) -> String? {
         switch (fault, "\(place)") {
-        case (.wrongRecord, "decode.fencing"), (.wrongRecord, "decode.unbinding"):
+        case (.wrongRecord, "decode.fencing"), (.wrongRecord, "decode.unbinding"),
+            (.digestMismatch, "decode.fencing"), (.digestMismatch, "decode.unbinding"):
             return "the record was let in microseconds before its handoff was ended"
         case (.messageMisdelivered, "router.written"):
             return "the next thing said is an inquiry, and a dead node's lease ends before that is due"
@@ -82,9 +83,13 @@ package struct Coverage: Sendable, Equatable {
                 ["decode.granted", "decode.draining", "decode.fencing", "decode.unbinding"], place,
                 "the decode node judges it, while slots may be written")
         case .digestMismatch:
-            return only(["decode.verifying"], place, "digests are compared in this phase alone")
+            return only(
+                ["decode.granted", "decode.draining", "decode.fencing", "decode.unbinding"], place,
+                "digests are compared when a completion record comes, while slots may be written")
         case .computeFailed:
-            return only(["prefill.computing", "prefill.writing"], place, "the engine computes in these phases alone")
+            return only(
+                ["prefill.computing", "prefill.writing", "prefill.completing"], place,
+                "the engine computes in these phases alone, in the last of them what others write")
         case .sequenceFailed:
             return only(["decode.sealed", "decode.ending"], place, "a sequence runs in these phases alone")
         case .messageMisdelivered:
@@ -102,13 +107,13 @@ package struct Coverage: Sendable, Equatable {
 /// Taking the marks.
 extension World {
     /// A fault that strikes one handoff, in all its places.
-    func mark(_ fault: Fault, _ handoff: HandoffID, only role: Seat.Role? = nil) {
+    func mark(_ fault: Fault, _ handoff: HandoffID, only role: Seat.Role? = nil, on node: Incarnation? = nil) {
         guard let pair = pairs[handoff] else { return }
         if role ?? .router == .router { markRows(fault, router: routers[pair.router]) { $0 == handoff } }
-        let prefill = seat(of: pair.prefill).index
         let decode = seat(of: pair.decode).index
-        if role ?? .prefill == .prefill, isAlive(pair.prefill) {
-            markRows(fault, prefill: prefills[prefill]) { $0 == handoff }
+        for prefill in pair.prefills
+        where role ?? .prefill == .prefill && isAlive(prefill) && node ?? prefill == prefill {
+            markRows(fault, prefill: prefills[seat(of: prefill).index]) { $0 == handoff }
         }
         if role ?? .decode == .decode, isAlive(pair.decode) {
             markRows(fault, decode: decodes[decode]) { $0 == handoff }
@@ -119,7 +124,7 @@ extension World {
     func mark(_ fault: Fault, process: Incarnation, router: Incarnation? = nil) {
         func takesPart(_ handoff: HandoffID) -> Bool {
             guard let pair = pairs[handoff], router == nil || handoff.router == router else { return false }
-            return handoff.router == process || pair.prefill == process || pair.decode == process
+            return handoff.router == process || pair.prefills.contains(process) || pair.decode == process
         }
         for process in routers { markRows(fault, router: process, takesPart) }
         for process in prefills { markRows(fault, prefill: process, takesPart) }
@@ -128,7 +133,7 @@ extension World {
 
     /// A fault that strikes a lane: the handoffs on it.
     func mark(_ fault: Fault, lane: Lane) {
-        let decode = decodes[seat(of: lane.decode).index].handoffs.rows.filter { $0.lane == lane.id }.map(\.id)
+        let decode = decodes[seat(of: lane.decode).index].handoffs.rows.filter { $0.lanes.contains(lane.id) }.map(\.id)
         let prefill = prefills[seat(of: lane.prefill).index].handoffs.rows.filter { $0.lane == lane.key }.map(\.id)
         for id in decode + prefill.filter({ !decode.contains($0) }) { mark(fault, id) }
     }

@@ -10,43 +10,58 @@ struct EventQueue {
         let event: Event
     }
 
-    private var heap: [Entry] = []
+    /// What is moved while the heap is kept in order; entries stay where they are, for they are large.
+    private struct Key {
+        let time: Duration
+        let order: Int
+        let place: Int
+
+        static func < (a: Key, b: Key) -> Bool { (a.time, a.order) < (b.time, b.order) }
+    }
+
+    private var heap: [Key] = []
+    private var entries: [Entry?] = []
+    private var vacant: [Int] = []
     private var planned = 0
 
     var isEmpty: Bool { heap.isEmpty }
 
     mutating func plan(_ event: Event, at time: Duration, in owner: Incarnation?) {
-        heap.append(Entry(time: time, order: planned, owner: owner, event: event))
+        let entry = Entry(time: time, order: planned, owner: owner, event: event)
+        let place = vacant.popLast() ?? entries.count
+        if place == entries.count { entries.append(entry) } else { entries[place] = entry }
+        let key = Key(time: time, order: planned, place: place)
         planned += 1
+        heap.append(key)
         var child = heap.count - 1
         while child > 0 {
             let parent = (child - 1) / 2
-            guard isEarlier(child, parent) else { break }
-            heap.swapAt(child, parent)
+            guard key < heap[parent] else { break }
+            heap[child] = heap[parent]
             child = parent
         }
+        heap[child] = key
     }
 
     mutating func next() -> Entry? {
-        guard let first = heap.first else { return nil }
-        let last = heap.removeLast()
-        guard !heap.isEmpty else { return first }
-        heap[0] = last
-        var parent = 0
-        while true {
-            var least = parent
-            for child in [2 * parent + 1, 2 * parent + 2] where child < heap.count && isEarlier(child, least) {
-                least = child
-            }
-            guard least != parent else { break }
-            heap.swapAt(parent, least)
-            parent = least
-        }
-        return first
+        guard let first = heap.first, let last = heap.popLast() else { return nil }
+        if !heap.isEmpty { sink(last) }
+        vacant.append(first.place)
+        return entries[first.place].take()
     }
 
-    private func isEarlier(_ a: Int, _ b: Int) -> Bool {
-        (heap[a].time, heap[a].order) < (heap[b].time, heap[b].order)
+    /// Puts a key into the place of the first one.
+    private mutating func sink(_ key: Key) {
+        var parent = 0
+        while true {
+            var child = 2 * parent + 1
+            guard child < heap.count else { break }
+            if child + 1 < heap.count, heap[child + 1] < heap[child] { child += 1 }
+            guard heap[child] < key else { break }
+            heap[parent] = heap[child]
+            parent = child
+        }
+        heap[parent] = key
     }
 }
 
@@ -82,9 +97,8 @@ enum Event {
     case receiverLeft(lane: Int)
     case senderHears(lane: Int)
     case senderLeft(lane: Int)
-    case completion(lane: Int, CompletionRecord, LaneEpoch)
-    case compared(decode: Int, HandoffID, matching: Bool)
-    case unbound(decode: Int, HandoffID, LaneID, LaneEpoch, quiet: Bool)
+    case completion(lane: Int, CompletionRecord, LaneEpoch, matching: Bool)
+    case unbound(decode: Int, HandoffID, LaneID, LaneEpoch, LaneUnbinding)
 }
 
 /// A place in the cluster: a process dies there and another one starts behind the same name.
@@ -106,12 +120,12 @@ package struct Seat: Hashable, Comparable, Sendable, CustomStringConvertible {
 
 /// What a router says to a node.
 enum ToNode {
-    case reserve(HandoffID, pages: Int, prefill: Incarnation, delivered: Int)
-    case prefill(GrantTerms)
+    case reserve(HandoffID, pages: Int, shares: [Share], delivered: Int)
+    case prefill(GrantTerms, part: Int)
     case release(HandoffID)
     case cancel(HandoffID)
-    case reclaim(HandoffID)
-    case fence(HandoffID)
+    case reclaim(HandoffID, PartSet)
+    case fence(HandoffID, PartSet)
     case query(HandoffID)
     case listHandoffs
 }
@@ -134,10 +148,10 @@ enum ToRouter {
 extension ToNode {
     var handoff: HandoffID? {
         switch self {
-        case .reserve(let id, _, _, _), .release(let id), .cancel(let id), .reclaim(let id), .fence(let id),
+        case .reserve(let id, _, _, _), .release(let id), .cancel(let id), .reclaim(let id, _), .fence(let id, _),
             .query(let id):
             id
-        case .prefill(let terms): terms.handoff
+        case .prefill(let terms, _): terms.handoff
         case .listHandoffs: nil
         }
     }

@@ -15,13 +15,16 @@ struct Lane {
 
     enum Posted {
         case batch(WriteBatch)
-        case completion(GrantTerms)
+        case completion(PartTerms)
     }
 
     let id: LaneID
     let prefill: Incarnation
     let decode: Incarnation
     var key: LaneKey { LaneKey(decode: decode, lane: id) }
+    /// Its bytes land by themselves, as over an adapter without memory windows: nobody looks at them, nobody can say
+    /// whether more come, and its sender is told that they have left, not that they are in place.
+    let isBlind: Bool
 
     // The prefill node's end.
     var posted: [Posted] = []
@@ -31,6 +34,8 @@ struct Lane {
     var isSendPlanned = false
     /// The last record of each of the last two uses.
     var sent: [WriteBatch] = []
+    /// Records that the sender was or is being told of, in its latest use.
+    var acknowledged = (epoch: LaneEpoch(0), records: 0)
     // Between.
     var wire: [Item] = []
     var answers: [Answer] = []
@@ -43,35 +48,34 @@ struct Lane {
     var isFencing = false
     var isLandPlanned = false
     var landing: (batch: WriteBatch, next: Int)?
+    /// When the machine hears of the last completion record: the thread that brings it leaves behind that.
+    var heard = Duration.zero
     var gate = Gate()
+
+    /// Ends the right to write, and says what is known then. Behind a completion record nothing comes, blind or not.
+    mutating func unbind(_ epoch: LaneEpoch) -> LaneUnbinding {
+        let isOpen = gate.bound?.epoch == epoch
+        if !gate.unbind(epoch) { return isBlind ? .unknown : .writing }
+        return isBlind && isOpen ? .unknown : .quiet
+    }
 }
 
 /// What a lane lets in: the shipping transport's gate in a few lines (`LaneGate` in Transport, which the cluster
 /// tests cover).
 struct Gate {
-    struct Completed {
-        let handoff: HandoffID
-        let epoch: LaneEpoch
-        let isMatching: Bool
-    }
-
-    private(set) var bound: GrantTerms?
+    private(set) var bound: PartTerms?
     private(set) var epoch = LaneEpoch(0)
-    /// Bytes of each page that have landed.
-    var landed: [Int] = []
-    var records = 0
+    /// How far each page of the part has landed, in bytes of the page.
+    private(set) var landed: [Int] = []
+    private var end = 0
     var isLanding = false
-    private(set) var completed: Completed?
-    /// The last completion record, whose digests `completed` stands for while the lane is not used again.
-    private(set) var record: CompletionRecord?
 
-    mutating func bind(_ terms: GrantTerms) -> Bool {
+    mutating func bind(_ terms: PartTerms, _ shape: PageShape) -> Bool {
         guard terms.epoch.value > epoch.value, bound == nil, !isLanding else { return false }
         bound = terms
         epoch = terms.epoch
-        landed = Array(repeating: 0, count: terms.slots.count)
-        records = 0
-        completed = nil
+        landed = Array(repeating: shape.layerStarts[terms.layers.lowerBound], count: terms.slots.count)
+        end = shape.layerStarts[terms.layers.upperBound]
         return true
     }
 
@@ -81,34 +85,38 @@ struct Gate {
         if isLanding { return false }
         self.epoch = epoch
         bound = nil
-        completed = nil
         return true
     }
 
-    /// Whether every range is the next whole layers of a granted page at its granted generation.
+    /// Whether every range is the next whole layers of a page of the part at its granted generation.
     func admits(_ batch: WriteBatch) -> Bool {
-        guard let bound, batch.handoff == bound.handoff, batch.epoch == bound.epoch else { return false }
+        guard let bound, batch.handoff == bound.handoff, batch.part == bound.number, batch.epoch == bound.epoch else {
+            return false
+        }
         var next = landed
         for range in batch.ranges {
-            guard range.page < bound.slots.count, bound.slots[range.page] == range.target,
-                range.offset == next[range.page]
-            else { return false }
-            next[range.page] += range.length
+            guard bound.slot(of: range.page) == range.target else { return false }
+            let page = range.page - bound.pages.lowerBound
+            guard range.offset == next[page], range.offset + range.length <= end else { return false }
+            next[page] += range.length
         }
         return true
     }
 
-    /// Whether a completion record is due now. That it names the right generations is left to the machine here.
-    func admits(_ record: CompletionRecord, pageBytes: Int) -> Bool {
-        guard let bound, record.handoff == bound.handoff, record.epoch == bound.epoch else { return false }
-        return record.pages.count == bound.slots.count && landed.allSatisfy { $0 == pageBytes }
+    mutating func add(_ range: WriteRange) {
+        guard let bound, bound.pages.contains(range.page) else { return }
+        landed[range.page - bound.pages.lowerBound] += range.length
     }
 
-    mutating func complete(_ record: CompletionRecord, isMatching: Bool) {
-        bound = nil
-        completed = Completed(handoff: record.handoff, epoch: record.epoch, isMatching: isMatching)
-        self.record = record
+    /// Whether a completion record is due now. That it names the right part and generations is left to the machine.
+    func admits(_ record: CompletionRecord) -> Bool {
+        guard let bound, record.handoff == bound.handoff else { return false }
+        let isOther = record.part != bound.number
+        return (isOther || record.epoch == bound.epoch && record.pages.count == bound.slots.count)
+            && landed.allSatisfy { $0 == end }
     }
+
+    mutating func complete() { bound = nil }
 
     mutating func close() {
         bound = nil

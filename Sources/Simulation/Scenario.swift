@@ -20,9 +20,17 @@ package struct Scenario: Sendable {
     var slots = 8
     var sourceSlots = 12
     var lanesPerPair = 1
+    /// In thousandths of all lanes.
+    var blindLanes = 0
     var layers = 3
     var requests = 0
     var pagesMax = 1
+    /// In thousandths of the attempts that could have two prefill nodes.
+    var shared = 0
+    /// In thousandths of the reservations for which pages are there that could be lent.
+    var lends = 0
+    /// Prompts of one begin in the same way.
+    var documents = 1
     var tokensMax = 1
     /// Between two arrivals.
     var arrivalMax = Duration.milliseconds(10)
@@ -61,6 +69,10 @@ package struct Scenario: Sendable {
         landMax = random.time(.microseconds(20), .milliseconds(20))
         stepMax = random.time(.microseconds(200), .milliseconds(40))
         sealsSlowly = random.chance(oneIn: 2)
+        blindLanes = random.pick([0, 0, 300, 1000])
+        shared = random.pick([0, 200, 500, 1000])
+        lends = random.pick([0, 500, 1000])
+        documents = random.between(1, 4)
         // Half of the runs have few kinds of faults and show what these do; half have many at once.
         let share = random.pick([150, 300, 500, 700])
         for fault in Fault.allCases {
@@ -83,7 +95,8 @@ package struct Scenario: Sendable {
 
     /// One line for people.
     package var description: String {
-        "\(routers) routers, \(prefills) prefill and \(decodes) decode nodes, \(slots) slots, \(lanesPerPair) lanes per pair, "
+        "\(routers) routers, \(prefills) prefill and \(decodes) decode nodes, \(slots) slots, \(lanesPerPair) lanes per pair "
+            + "(\(blindLanes) ‰ blind), \(shared) ‰ of two writers, \(lends) ‰ of \(documents) documents lent, "
             + "\(layers) layers, \(requests) requests of up to \(pagesMax) pages and \(tokensMax) tokens; faults: "
             + (faults.isEmpty ? "none" : faults.map(\.rawValue).joined(separator: ", "))
     }

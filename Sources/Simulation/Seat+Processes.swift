@@ -43,6 +43,8 @@ final class RouterProcess {
 /// A request as its client sees it.
 struct ClientRequest {
     let pages: Int
+    /// Prompts of one document are the same in all their pages but the last.
+    let document: Int
     let tokens: Int
     var delivered = 0
     var attempt: UInt32 = 0
@@ -92,7 +94,7 @@ final class DecodeProcess {
     var sequences: [HandoffID: Sequence] = [:]
     /// What came with Reserve.
     var orders: [HandoffID: Order] = [:]
-    var cached: [SlotRef] = []
+    var cached: [Cached] = []
     var lanes: [LaneID: Int] = [:]
     var nextLane: UInt32 = 1
 
@@ -101,8 +103,18 @@ final class DecodeProcess {
         let tokens: Int
     }
 
+    /// A page that the prefix cache keeps. The last one of a prompt is good for nobody else.
+    struct Cached {
+        let slot: SlotRef
+        let document: Int
+        let page: Int
+        let isWhole: Bool
+    }
+
     struct Sequence {
         let slots: [SlotRef]
+        let lent: Int
+        let document: Int
         /// Taken while generating.
         var grown: [SlotRef] = []
         let start: Int
@@ -113,7 +125,7 @@ final class DecodeProcess {
 
     init(_ host: Host, _ scenario: Scenario) {
         self.host = host
-        handoffs = DecodeHandoffs(incarnation: host.incarnation)
+        handoffs = DecodeHandoffs(incarnation: host.incarnation, layers: scenario.layers)
         pool = SlotPool(slotCount: scenario.slots)
         shadow = ShadowMemory(slots: scenario.slots, layers: scenario.layers)
     }

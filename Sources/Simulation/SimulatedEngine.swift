@@ -6,8 +6,9 @@ package import Handoff
 /// them takes the same share of each page.
 package protocol SimulatedEngine: AnyObject {
     /// An attempt is known at its decode node: so many pages hold the prompt and the `delivered` tokens before it, of the
-    /// `tokens` that the request wants in all. Maybe repeated.
-    func reserved(_ handoff: HandoffID, pages: Int, delivered: Int, tokens: Int)
+    /// `tokens` that the request wants in all. Prompts of one document are the same in all their pages but the last.
+    /// Maybe repeated.
+    func reserved(_ handoff: HandoffID, of document: Int, pages: Int, delivered: Int, tokens: Int)
 
     /// A page's layers come ready in a source slot.
     func computed(_ handoff: HandoffID, page: Int, in source: SlotRef, of prefill: Incarnation, layers: LayerShare)

@@ -21,13 +21,13 @@ enum TraceText {
 
     static func text(_ message: ToNode) -> String {
         switch message {
-        case .reserve(let id, let pages, _, let delivered):
-            "Reserve \(id.text), \(pages) pages, \(delivered) tokens delivered"
-        case .prefill(let terms): "Prefill \(text(terms))"
+        case .reserve(let id, let pages, let shares, let delivered):
+            "Reserve \(id.text), \(pages) pages, \(shares.count) writers, \(delivered) tokens delivered"
+        case .prefill(let terms, let part): "Prefill part \(part) of \(text(terms))"
         case .release(let id): "Release \(id.text)"
         case .cancel(let id): "Cancel \(id.text)"
-        case .reclaim(let id): "Reclaim \(id.text)"
-        case .fence(let id): "Fence \(id.text)"
+        case .reclaim(let id, let parts): "Reclaim \(id.text)\(text(parts))"
+        case .fence(let id, let parts): "Fence \(id.text)\(text(parts))"
         case .query(let id): "Query \(id.text)"
         case .listHandoffs: "ListHandoffs"
         }
@@ -51,7 +51,14 @@ enum TraceText {
 
     static func text(_ terms: GrantTerms) -> String {
         let slots = terms.slots.map { "\($0.index)@\($0.generation.value)" }.joined(separator: " ")
-        return "\(terms.handoff.text) lane \(terms.lane.value) epoch \(terms.epoch.value) slots \(slots)"
+        let parts = terms.parts.map { part in
+            "lane \(part.lane.value) epoch \(part.epoch.value) pages \(part.pages) layers \(part.layers)"
+        }
+        return "\(terms.handoff.text) \(parts.joined(separator: ", ")), slots \(slots), \(terms.lent) lent"
+    }
+
+    static func text(_ parts: PartSet) -> String {
+        parts == .all ? "" : " parts \((0..<GrantTerms.partsMax).filter { parts.has($0) })"
     }
 
     /// Nil for what the trace shows anyway, as a message.
@@ -72,10 +79,9 @@ enum TraceText {
 
     static func text(_ action: DecodeAction) -> String? {
         switch action {
-        case .bindLane(let terms): "grants \(text(terms))"
+        case .bindLane(let part): "binds lane \(part.lane.value) to part \(part.number) of \(part.handoff.text)"
         case .unbindLane(let id, let lane, _): "unbinds lane \(lane.value) from \(id.text)"
         case .fenceLane(let lane): "fences lane \(lane.value)"
-        case .verifyDigests(let id, _, _, _): "compares digests of \(id.text)"
         case .startSequence(let id, let slots): "seals \(id.text) in slots \(slots.map(\.index)), starts it"
         case .cancelSequence(let id): "cancels the sequence of \(id.text)"
         case .setDeadline(let deadline, let id): "sets \(deadline.rawValue) of \(id.text)"

@@ -24,8 +24,11 @@ extension World {
         for index in node.shadow.grants.indices {
             let grant = node.shadow.grants[index]
             let id = grant.terms.handoff
-            let state = grant.terms.slots.first.flatMap { node.pool.state(of: $0) }
-            if grant.terms.slots.contains(where: { node.pool.state(of: $0) != state }) {
+            if let slot = grant.terms.slots[..<grant.terms.lent].first(where: { node.pool.state(of: $0) == nil }) {
+                return violate("2: slot \(slot.index), lent to \(id.text), is given up before that ends")
+            }
+            let state = grant.slots.first.flatMap { node.pool.state(of: $0) }
+            if grant.slots.contains(where: { node.pool.state(of: $0) != state }) {
                 return violate("1: the slots of \(id.text) are not of one state")
             }
             switch state {
@@ -55,7 +58,7 @@ extension World {
         // The answer about a handoff that holds nothing: never granted, or told before.
         guard let grant = node.shadow.grant(of: id) else { return }
         count { $0.add("proofs \(kind.rawValue)") }
-        if let slot = grant.terms.slots.first(where: { node.pool.state(of: $0) != nil }) {
+        if let slot = grant.slots.first(where: { node.pool.state(of: $0) != nil }) {
             violate("1: slot \(slot.index) of \(id.text) is freed and keeps its generation")
         }
         for lane in lanes where lane.decode == node.host.incarnation && lane.isReceiverOpen {

@@ -190,7 +190,7 @@ extension World {
         switch message {
         case .listHandoffs: false
         case .reserve, .prefill, .query: true
-        case .release(let id), .cancel(let id), .reclaim(let id), .fence(let id):
+        case .release(let id), .cancel(let id), .reclaim(let id, _), .fence(let id, _):
             !isReconciling && router.ledger.row(of: id) != nil
         }
     }
@@ -227,7 +227,8 @@ extension World {
         let router = seat(of: sessions[id].router).index
         let process = routers[router]
         trace(process.host.seat, "← \(seat(of: from)) \(TraceText.text(message))")
-        guard let handoff = message.handoff, let pair = pairs[handoff], pair.prefill != from, pair.decode != from
+        guard let handoff = message.handoff, let pair = pairs[handoff], !pair.prefills.contains(from),
+            pair.decode != from
         else { return received(message, router, from: from) }
         let before = process.ledger.row(of: handoff)
         received(message, router, from: from)

@@ -5,15 +5,11 @@ extension World {
     func receivedByDecode(_ message: ToNode, _ index: Int, from router: Incarnation) {
         let node = decodes[index]
         switch message {
-        case .reserve(let id, let pages, let prefill, let delivered):
-            makeRoom(pages, node)
-            let tokens = routers[seat(of: id.router).index].requests[id.request]?.tokens ?? delivered
-            if node.orders[id] == nil { node.orders[id] = DecodeProcess.Order(delivered: delivered, tokens: tokens) }
-            engine?.reserved(id, pages: pages, delivered: delivered, tokens: tokens)
-            perform(node.handoffs.reserve(id, pages: pages, prefill: prefill, pool: &node.pool), index)
+        case .reserve(let id, let pages, let shares, let delivered):
+            reserve(id, pages, shares, delivered, index)
         case .cancel(let id): perform(node.handoffs.cancel(id, pool: &node.pool), index)
-        case .reclaim(let id): perform(node.handoffs.reclaim(id, pool: &node.pool), index)
-        case .fence(let id): perform(node.handoffs.fence(id, pool: &node.pool), index)
+        case .reclaim(let id, let parts): perform(node.handoffs.reclaim(id, parts, pool: &node.pool), index)
+        case .fence(let id, let parts): perform(node.handoffs.fence(id, parts, pool: &node.pool), index)
         case .query(let id): perform(node.handoffs.query(id), index)
         case .listHandoffs:
             let open = node.handoffs.open.filter { $0.router == router || node.host.links[$0.router] == nil }
@@ -22,27 +18,73 @@ extension World {
         }
     }
 
+    private func reserve(_ id: HandoffID, _ pages: Int, _ shares: [Share], _ delivered: Int, _ index: Int) {
+        let node = decodes[index]
+        let lending = lendable(id, DecodeHandoffs.lendable(pages: pages, shares), node)
+        makeRoom(pages - lending.count, keeping: lending, node)
+        let tokens = routers[seat(of: id.router).index].requests[id.request]?.tokens ?? delivered
+        if node.orders[id] == nil { node.orders[id] = DecodeProcess.Order(delivered: delivered, tokens: tokens) }
+        engine?.reserved(id, of: document(of: id), pages: pages, delivered: delivered, tokens: tokens)
+        perform(node.handoffs.reserve(id, pages: pages, shares: shares, lending: lending, pool: &node.pool), index)
+    }
+
+    func document(of handoff: HandoffID) -> Int { pairs[handoff]?.document ?? -1 }
+
+    func tag(_ handoff: HandoffID, _ page: Int) -> Tag {
+        Tag(handoff: handoff, document: document(of: handoff), page: page)
+    }
+
+    /// The front of a prompt, as far as the node has it: in its prefix cache or with sequences that run.
+    private func lendable(_ id: HandoffID, _ most: Int, _ node: DecodeProcess) -> [SlotRef] {
+        guard most > 0, draw(.requests, { $0.chance(perMille: scenario.lends) }) else { return [] }
+        let document = document(of: id)
+        let running = node.sequences.filter { $0.value.document == document }.sorted { $0.key < $1.key }.map(\.value)
+        var front: [SlotRef] = []
+        for page in 0..<most {
+            let slot =
+                node.cached.first { $0.document == document && $0.page == page && $0.isWhole }?.slot
+                ?? running.first { page < $0.slots.count - 1 }?.slots[page]
+            guard let slot else { break }
+            front.append(slot)
+        }
+        return front
+    }
+
     /// The prefix cache gives way to what is wanted now.
-    private func makeRoom(_ pages: Int, _ node: DecodeProcess) {
-        while node.pool.counts.free < pages, let slot = node.cached.popLast() { node.pool.evict(slot) }
+    private func makeRoom(_ pages: Int, keeping kept: [SlotRef], _ node: DecodeProcess) {
+        while node.pool.counts.free < pages,
+            let last = node.cached.lastIndex(where: { !kept.contains($0.slot) })
+        {
+            node.pool.evict(node.cached.remove(at: last).slot)
+        }
+    }
+
+    /// A promise is on its way: the account outside is told before anything of it is done.
+    private func note(_ terms: GrantTerms, _ node: DecodeProcess) {
+        count {
+            $0.handoffs += 1
+            if terms.parts.count > 1 { $0.add("handoffs with two writers") }
+            if terms.lent > 0 { $0.add("handoffs with lent pages") }
+        }
+        if !terms.areCovered(layers: scenario.layers) {
+            violate("1: the parts of \(TraceText.text(terms)) are no whole")
+        }
+        violate(node.shadow.grant(terms, of: document(of: terms.handoff), readers: node.sequences))
     }
 
     func perform(_ actions: [DecodeAction], _ index: Int) {
         let node = decodes[index]
         let seat = node.host.seat
         mix(UInt64(actions.count))
+        if case .bindLane? = actions.first, case .sendGrant(let terms)? = actions.last { note(terms, node) }
         for action in actions {
             if let text = TraceText.text(action) { trace(seat, text) }
             switch action {
-            case .bindLane(let terms):
-                count { $0.handoffs += 1 }
-                violate(node.shadow.grant(terms, readers: node.sequences))
-                bind(terms, node)
+            case .bindLane(let part): bind(part, node)
             case .unbindLane(let id, let lane, let epoch): unbind(id, lane, epoch, index)
             case .fenceLane(let lane):
                 count { $0.add("fences") }
                 fence(lane, node)
-            case .verifyDigests(let id, let lane, let epoch, _): verify(id, lane, epoch, index)
             case .startSequence(let id, let slots): start(id, slots, index)
             case .cancelSequence(let id):
                 isRare()
@@ -70,63 +112,41 @@ extension World {
         }
     }
 
-    // MARK: Digests and the lane's answer
-
-    private func verify(_ id: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ index: Int) {
-        isRare()
-        let node = decodes[index]
-        let gate = node.lanes[lane].map { lanes[$0].gate }
-        if let gate, gate.record?.handoff != id {
-            violate("2: digests of \(id.text) are compared and its completion record never came")
-        }
-        if let record = gate?.record, let terms = node.shadow.grant(of: id)?.terms, record.handoff == id,
-            record.pages.map(\.slot) != terms.slots
-        {
-            violate("2: \(id.text) is sealed on a record that names other slots or generations")
-        }
-        // A lane that has closed since has no digests any more, as in the shipping transport.
-        let matching = gate?.completed?.epoch == epoch && gate?.completed?.isMatching == true
-        if !matching, gate?.completed?.epoch == epoch { mark(.digestMismatch, id, only: .decode) }
-        if scenario.sealsSlowly {
-            let delay = draw(.fabric) { $0.time(.microseconds(10), .milliseconds(60)) }
-            return plan(.compared(decode: index, id, matching: matching), on: node.host.seat, in: delay)
-        }
-        compared(index, id, matching)
-    }
-
-    func compared(_ index: Int, _ id: HandoffID, _ matching: Bool) {
-        let node = decodes[index]
-        trace(node.host.seat, "digests of \(id.text) \(matching ? "match" : "differ")")
-        perform(node.handoffs.digestsVerified(id, matching: matching, pool: &node.pool), index)
-    }
+    // MARK: The lane's answer
 
     private func unbind(_ id: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ index: Int) {
         let node = decodes[index]
         isRare()
-        let quiet = node.lanes[lane].map { lanes[$0].gate.unbind(epoch) } ?? true
+        let answer = node.lanes[lane].map { lanes[$0].unbind(epoch) } ?? .quiet
+        count { $0.add("lanes \(answer)") }
         if scenario.sealsSlowly {
             let delay = draw(.fabric) { $0.time(.microseconds(10), .milliseconds(60)) }
             return plan(
-                .unbound(decode: index, id, lane, epoch, quiet: quiet), on: node.host.seat, in: delay)
+                .unbound(decode: index, id, lane, epoch, answer), on: node.host.seat, in: delay)
         }
-        unbound(index, id, lane, epoch, quiet)
+        unbound(index, id, lane, epoch, answer)
     }
 
-    func unbound(_ index: Int, _ id: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ quiet: Bool) {
+    func unbound(_ index: Int, _ id: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ answer: LaneUnbinding) {
         let node = decodes[index]
-        perform(node.handoffs.laneUnbound(id, lane, epoch, quiet: quiet, pool: &node.pool), index)
+        if answer == .quiet { node.shadow.ended(id, lane, epoch) }
+        perform(node.handoffs.laneUnbound(id, lane, epoch, answer, pool: &node.pool), index)
     }
 
     // MARK: Engine
 
     private func start(_ id: HandoffID, _ slots: [SlotRef], _ index: Int) {
         let node = decodes[index]
-        violate(node.shadow.readable(id, slots))
+        let grant = node.shadow.grant(of: id)
+        let lent = grant?.terms.lent ?? 0
+        violate(grant?.unsealable)
+        violate(node.shadow.readable(id, slots, lent: lent, of: document(of: id)))
         count { $0.add("seals") }
         node.shadow.grants.removeAll { $0.terms.handoff == id }
         let order = node.orders[id] ?? DecodeProcess.Order(delivered: 0, tokens: 0)
         node.sequences[id] = DecodeProcess.Sequence(
-            slots: slots, start: order.delivered, next: order.delivered, end: max(order.tokens, order.delivered))
+            slots: slots, lent: lent, document: document(of: id), start: order.delivered, next: order.delivered,
+            end: max(order.tokens, order.delivered))
         plan(.generate(decode: index, id), on: node.host.seat, in: stepTime())
     }
 
@@ -136,7 +156,7 @@ extension World {
     func generate(_ index: Int, _ id: HandoffID) {
         let node = decodes[index]
         guard var sequence = node.sequences[id] else { return }
-        violate(node.shadow.readable(id, sequence.slots))
+        violate(node.shadow.readable(id, sequence.slots, lent: sequence.lent, of: sequence.document))
         if let slot = sequence.slots.first(where: { node.pool.state(of: $0) != .inUse }) {
             violate("2: \(id.text) reads slot \(slot.index), which is not its own")
         }
@@ -168,10 +188,14 @@ extension World {
     private func leaveSequence(_ sequence: DecodeProcess.Sequence, _ id: HandoffID, _ node: DecodeProcess) {
         node.sequences[id] = nil
         let isKept = draw(.requests) { $0.chance(oneIn: 4) }
-        for slot in sequence.slots {
-            if isKept {
+        for (page, slot) in sequence.slots.enumerated() {
+            // What was lent from the cache is there already.
+            if isKept, !node.cached.contains(where: { $0.slot == slot }) {
                 node.pool.keep(slot)
-                node.cached.append(slot)
+                node.cached.append(
+                    DecodeProcess.Cached(
+                        slot: slot, document: sequence.document, page: page,
+                        isWhole: page < sequence.slots.count - 1))
             }
             node.pool.release(slot)
         }

@@ -13,17 +13,25 @@ extension World {
         case .receiverLeft(let lane): receiverLeft(lane)
         case .senderHears(let lane): closeSender(lane)
         case .senderLeft(let lane): senderLeft(lane)
-        case .completion(let lane, let record, let epoch):
-            let node = decodes[seat(of: lanes[lane].decode).index]
-            if let terms = node.shadow.grant(of: record.handoff)?.terms, terms.slots != record.pages.map(\.slot) {
-                mark(.wrongRecord, record.handoff, only: .decode)
-            }
-            let actions = node.handoffs.completion(lanes[lane].id, epoch, record, pool: &node.pool)
-            perform(actions, node.host.seat.index)
-        case .compared(let decode, let id, let matching): compared(decode, id, matching)
-        case .unbound(let decode, let id, let lane, let epoch, let quiet): unbound(decode, id, lane, epoch, quiet)
+        case .completion(let lane, let record, let epoch, let matching): heard(lane, record, epoch, matching)
+        case .unbound(let decode, let id, let lane, let epoch, let answer): unbound(decode, id, lane, epoch, answer)
         default: break
         }
+    }
+
+    /// The machine hears of a completion record.
+    private func heard(_ index: Int, _ record: CompletionRecord, _ epoch: LaneEpoch, _ matching: Bool) {
+        let lane = lanes[index].id
+        let node = decodes[seat(of: lanes[index].decode).index]
+        if let grant = node.shadow.grant(of: record.handoff), let part = grant.part(on: lane, epoch) {
+            let isItsOwn = record.part == part && record.pages.map(\.slot) == grant.terms.part(part)?.slots
+            if !isItsOwn { mark(.wrongRecord, record.handoff, only: .decode) }
+            if isItsOwn, !matching { mark(.digestMismatch, record.handoff, only: .decode) }
+        }
+        node.shadow.came(record, on: lane, epoch)
+        trace(node.host.seat, "hears of the record, digests \(matching ? "match" : "differ")")
+        perform(
+            node.handoffs.completion(lane, epoch, record, matching: matching, pool: &node.pool), node.host.seat.index)
     }
 
     // MARK: Opening
@@ -47,7 +55,8 @@ extension World {
         let node = decodes[decode]
         let id = LaneID(node.nextLane)
         node.nextLane += 1
-        let lane = Lane(id: id, prefill: from.incarnation, decode: to.incarnation)
+        let isBlind = draw(.fabric) { $0.chance(perMille: scenario.blindLanes) }
+        let lane = Lane(id: id, prefill: from.incarnation, decode: to.incarnation, isBlind: isBlind)
         node.lanes[id] = lanes.count
         lanes.append(lane)
         prefills[prefill].handoffs.laneOpened(lane.key)
@@ -103,18 +112,16 @@ extension World {
         case .batch(let batch):
             readSource(batch, node)
             remember(batch, index)
-            if let stray = lanes[index].sent.first, stray.handoff != batch.handoff, strikes(.strayWrite) {
+            // A blind lane would let it in: nothing but the peer's honesty keeps it away there.
+            if !lanes[index].isBlind, let stray = lanes[index].sent.first, stray.handoff != batch.handoff,
+                strikes(.strayWrite)
+            {
                 lanes[index].wire.append(.batch(stray))
             }
             lanes[index].wire.append(.batch(batch))
-            if isBroken(.acknowledgedWhenSent) { acknowledge(index, batch) }
+            if lanes[index].isBlind || isBroken(.acknowledgedWhenSent) { acknowledge(index, batch) }
         case .completion(let terms):
-            var pages = terms.slots.map { SealedPage(slot: $0, digest: 1) }
-            if strikes(.wrongRecord), let first = terms.slots.first {
-                let other = SlotRef(index: first.index, generation: first.generation.next)
-                pages[0] = SealedPage(slot: other, digest: 1)
-            }
-            let record = CompletionRecord(handoff: terms.handoff, epoch: terms.epoch, pages: pages)
+            let record = strikes(.wrongRecord) ? wrong(terms) : record(terms)
             if isBroken(.recordOvertakesWrites) {
                 lanes[index].wire.insert(.completion(record), at: 0)
             } else {
@@ -122,6 +129,21 @@ extension World {
             }
         }
         planLand(index)
+    }
+
+    private func record(_ terms: PartTerms, _ slots: [SlotRef]? = nil) -> CompletionRecord {
+        CompletionRecord(
+            handoff: terms.handoff, part: terms.number, epoch: terms.epoch,
+            pages: (slots ?? terms.slots).map { SealedPage(slot: $0, digest: 1) })
+    }
+
+    /// Of another part, if there is one, or of another generation of a slot.
+    private func wrong(_ terms: PartTerms) -> CompletionRecord {
+        let granted = decodes[seat(of: terms.decode).index].shadow.grant(of: terms.handoff)?.terms
+        if let other = granted?.part(1 - terms.number), draw(.targets, { $0.chance(oneIn: 2) }) { return record(other) }
+        var slots = terms.slots
+        slots[0] = SlotRef(index: slots[0].index, generation: slots[0].generation.next)
+        return record(terms, slots)
     }
 
     private func remember(_ batch: WriteBatch, _ index: Int) {
@@ -136,7 +158,7 @@ extension World {
                 return violate(
                     "4: a write of \(batch.handoff.text) reads source slot \(range.source.index), which was let go")
             }
-            let tag = Tag(handoff: batch.handoff, page: range.page)
+            let tag = tag(batch.handoff, range.page)
             for layer in layers(range) where node.memory[Int(range.source.index)][layer] != tag {
                 return violate("4: a write of \(batch.handoff.text) reads another handoff's page")
             }
@@ -168,13 +190,13 @@ extension World {
         }
         switch lanes[index].wire.removeFirst() {
         case .batch(let batch):
-            guard lanes[index].gate.admits(batch) || isBroken(.unguardedLane) else {
+            guard lanes[index].isBlind || lanes[index].gate.admits(batch) || isBroken(.unguardedLane) else {
                 return reject(index, batch.handoff)
             }
             lanes[index].gate.isLanding = true
             lanes[index].landing = (batch, 0)
         case .completion(let record):
-            let isDue = lanes[index].gate.admits(record, pageBytes: shape.pageBytes)
+            let isDue = lanes[index].gate.admits(record)
             guard isDue || isBroken(.recordOvertakesWrites) && lanes[index].gate.bound?.epoch == record.epoch else {
                 return reject(index, record.handoff)
             }
@@ -193,45 +215,48 @@ extension World {
     private func land(_ index: Int, _ batch: WriteBatch, _ next: Int) {
         let node = decodes[seat(of: lanes[index].decode).index]
         let range = batch.ranges[next]
-        var tag = Tag(handoff: batch.handoff, page: range.page)
+        var tag = tag(batch.handoff, range.page)
         if strikes(.digestMismatch) { tag.isCorrupt = true }
         trace(
             node.host.seat,
             "lane \(lanes[index].id.value): layers \(layers(range)) of page \(range.page) of \(batch.handoff.text) land in "
                 + "slot \(range.target.index)")
-        violate(node.shadow.write(tag, range.target, layers: layers(range)))
+        violate(node.shadow.write(tag, range.target, layers: layers(range), part: batch.part))
         engine?.landed(
             from: range.source, of: lanes[index].prefill, in: range.target, of: lanes[index].decode,
             layers: share(layers(range)), isCorrupt: tag.isCorrupt)
-        if range.page < lanes[index].gate.landed.count { lanes[index].gate.landed[range.page] += range.length }
+        lanes[index].gate.add(range)
         guard next + 1 == batch.ranges.count else {
             lanes[index].landing = (batch, next + 1)
             return
         }
         lanes[index].landing = nil
         lanes[index].gate.isLanding = false
-        lanes[index].gate.records += 1
-        if !isBroken(.acknowledgedWhenSent) { acknowledge(index, batch) }
+        if !lanes[index].isBlind, !isBroken(.acknowledgedWhenSent) { acknowledge(index, batch) }
     }
 
+    /// Of a blind lane the sender's own adapter says it, when the bytes have left it; else the other end, when they are
+    /// in place.
     private func acknowledge(_ index: Int, _ batch: WriteBatch) {
-        if isBroken(.acknowledgedWhenSent) { lanes[index].gate.records += 1 }
-        answer(index, .landed(batch.handoff, batch.epoch, records: lanes[index].gate.records))
+        if lanes[index].acknowledged.epoch != batch.epoch { lanes[index].acknowledged = (batch.epoch, 0) }
+        lanes[index].acknowledged.records += 1
+        answer(index, .landed(batch.handoff, batch.epoch, records: lanes[index].acknowledged.records))
     }
 
     private func completed(_ index: Int, _ record: CompletionRecord) {
         let lane = lanes[index]
         let node = decodes[seat(of: lane.decode).index]
-        let slots = lane.gate.bound?.slots ?? []
-        let isMatching = slots.allSatisfy { slot in
-            node.shadow.contents[Int(slot.index)].allSatisfy { $0.map { !$0.isCorrupt } ?? true }
+        guard let bound = lane.gate.bound else { return }
+        let isMatching = bound.slots.allSatisfy { slot in
+            node.shadow.contents[Int(slot.index)][bound.layers].allSatisfy { $0.map { !$0.isCorrupt } ?? true }
         }
-        lanes[index].gate.complete(record, isMatching: isMatching)
+        lanes[index].gate.complete()
         trace(node.host.seat, "lane \(lane.id.value): the completion record of \(record.handoff.text)")
-        answer(index, .complete(record.handoff, record.epoch))
+        answer(index, .complete(record.handoff, bound.epoch))
         let latest = scenario.sealsSlowly ? Duration.milliseconds(60) : .milliseconds(1)
         let seen = now + draw(.fabric) { $0.time(.microseconds(5), latest) }
-        plan(.completion(lane: index, record, record.epoch), in: lane.decode, at: seen)
+        lanes[index].heard = seen
+        plan(.completion(lane: index, record, bound.epoch, matching: isMatching), in: lane.decode, at: seen)
     }
 
     // MARK: Answers
@@ -266,9 +291,9 @@ extension World {
 
     // MARK: Gate
 
-    func bind(_ terms: GrantTerms, _ node: DecodeProcess) {
+    func bind(_ terms: PartTerms, _ node: DecodeProcess) {
         guard let index = node.lanes[terms.lane], lanes[index].isReceiverOpen, !lanes[index].isFencing else { return }
-        if !lanes[index].gate.bind(terms) {
+        if !lanes[index].gate.bind(terms, shape) {
             violate("1: lane \(terms.lane.value) is bound to \(terms.handoff.text) while another may write on it")
         }
     }
@@ -299,7 +324,7 @@ extension World {
         let decode = lanes[index].decode
         trace(seat(of: decode), "lane \(lanes[index].id.value) is closed")
         if !(wasFencing && isBroken(.fenceReportedEarly)) {
-            plan(.receiverLeft(lane: index), in: decode, at: now + .microseconds(20))
+            plan(.receiverLeft(lane: index), in: decode, at: max(now, lanes[index].heard) + .microseconds(20))
         }
         hearOfClosing(index)
     }

@@ -5,8 +5,9 @@ extension World {
     func received(_ message: ToNode, _ index: Int, from router: Incarnation) {
         let node = prefills[index]
         switch message {
-        case .prefill(let terms):
-            perform(node.handoffs.prefill(terms, pages: terms.slots.count), index)
+        case .prefill(let terms, let part):
+            guard let terms = terms.part(part) else { return violate("1: \(TraceText.text(message)), which is none") }
+            perform(node.handoffs.prefill(terms, pages: terms.tablePages), index)
         case .release(let id): perform(node.handoffs.release(id), index)
         case .cancel(let id): perform(node.handoffs.cancel(id), index)
         case .query(let id): perform(node.handoffs.query(id), index)
@@ -74,7 +75,7 @@ extension World {
         let node = prefills[index]
         guard var job = node.jobs[id], !job.isStopped else { return }
         if strikes(.computeFailed) {
-            mark(.computeFailed, id, only: .prefill)
+            mark(.computeFailed, id, only: .prefill, on: node.host.incarnation)
             node.jobs[id]?.isStopped = true
             trace(node.host.seat, "computing \(id.text) fails")
             return perform(node.handoffs.computeFailed(id, retryable: true), index)
@@ -94,7 +95,7 @@ extension World {
             node.jobs[id] = job
             for page in pages {
                 let source = job.sources[page]
-                for layer in layers { node.memory[Int(source.index)][layer] = Tag(handoff: id, page: page) }
+                for layer in layers { node.memory[Int(source.index)][layer] = tag(id, page) }
                 engine?.computed(id, page: page, in: source, of: node.host.incarnation, layers: share(layers))
             }
             trace(node.host.seat, "layers \(layers) of pages \(pages) of \(id.text) are ready")

@@ -13,17 +13,17 @@ extension World {
             arrivalsEnded += 1
             return
         }
-        let (gap, pages, tokens) = draw(.requests) { random in
+        let (gap, pages, tokens, document) = draw(.requests) { random in
             (
                 random.time(.microseconds(100), scenario.arrivalMax), random.between(1, scenario.pagesMax),
-                random.between(1, scenario.tokensMax)
+                random.between(1, scenario.tokensMax), random.below(scenario.documents)
             )
         }
         plan(.arrive(router: router), in: gap)
         process.arrived += 1
         guard isRunning(process.host.seat) else { return }
         let number = UInt64(process.arrived)
-        process.requests[number] = ClientRequest(pages: pages, tokens: tokens)
+        process.requests[number] = ClientRequest(pages: pages, document: document, tokens: tokens)
         count { $0.add("requests") }
         trace(process.host.seat, "request \(number): \(pages) pages, \(tokens) tokens")
         attempt(router, number)
@@ -57,17 +57,43 @@ extension World {
         guard let prefill = linked.first(where: { seat(of: $0) == prefillSeat }),
             let decode = linked.first(where: { seat(of: $0) == decodeSeat })
         else { return }
+        let shares = shares(of: request.pages, prefill, linked)
         request.attempt += 1
         let id = HandoffID(router: process.host.incarnation, request: number, attempt: request.attempt)
         request.current = id
         process.requests[number] = request
-        pairs[id] = Pair(router: router, prefill: prefill, decode: decode)
-        trace(process.host.seat, "attempt \(id.text) on \(prefillSeat) and \(decodeSeat)")
-        perform(process.ledger.open(id, prefill: prefill, decode: decode, delivered: request.delivered), router)
+        pairs[id] = Pair(router: router, shares: shares, decode: decode, document: request.document)
+        let writers = shares.map { "\(seat(of: $0.writer))" }.joined(separator: ", ")
+        trace(process.host.seat, "attempt \(id.text) on \(writers) and \(decodeSeat)")
+        perform(
+            process.ledger.open(id, prefills: shares.map(\.writer), decode: decode, delivered: request.delivered),
+            router)
         // A client may leave at any time; it does so more often than other faults strike.
         guard faultsBegin, let rate = scenario.rates[.clientLeaves] else { return }
         let leaves = draw(.requests) { $0.chance(perMille: rate * 6) ? $0.time(.microseconds(50), .seconds(2)) : nil }
         if let leaves { plan(.leave(router: router, request: number), on: process.host.seat, in: leaves) }
+    }
+
+    /// What each prefill node is to write: all of it one, or two of them each some layers or some pages.
+    private func shares(
+        of pages: Int, _ first: Incarnation, _ linked: Dictionary<Incarnation, Int>.Keys
+    ) -> [Share] {
+        let others = linked.filter { seat(of: $0).role == .prefill && $0 != first }.sorted {
+            seat(of: $0) < seat(of: $1)
+        }
+        let layers = scenario.layers
+        guard !others.isEmpty, pages > 1 || layers > 1, draw(.requests, { $0.chance(perMille: scenario.shared) }) else {
+            return [Share(writer: first)]
+        }
+        return draw(.requests) { random in
+            let second = random.pick(others)
+            if pages == 1 || layers > 1 && random.chance(oneIn: 2) {
+                let border = random.between(1, layers - 1)
+                return [Share(writer: first, layers: 0..<border), Share(writer: second, layers: border..<Share.last)]
+            }
+            let border = random.between(1, pages - 1)
+            return [Share(writer: first, pages: 0..<border), Share(writer: second, pages: border..<Share.last)]
+        }
     }
 
     // MARK: Messages
@@ -129,15 +155,15 @@ extension World {
             case .sendReserve(let id, let node):
                 guard let request = process.requests[id.request], let pair = pairs[id] else { continue }
                 let message = ToNode.reserve(
-                    id, pages: request.pages, prefill: pair.prefill, delivered: request.delivered)
+                    id, pages: request.pages, shares: pair.shares, delivered: request.delivered)
                 send(message, from: router, to: node)
-            case .sendPrefill(let terms, let node): send(.prefill(terms), from: router, to: node)
+            case .sendPrefill(let terms, let part, let node): send(.prefill(terms, part: part), from: router, to: node)
             case .sendRelease(let id, let node): send(.release(id), from: router, to: node)
             case .sendCancel(let id, let node): send(.cancel(id), from: router, to: node)
-            case .sendReclaim(let id, let node): send(.reclaim(id), from: router, to: node)
-            case .sendFence(let id, let node):
+            case .sendReclaim(let id, let parts, let node): send(.reclaim(id, parts), from: router, to: node)
+            case .sendFence(let id, let parts, let node):
                 isRare()
-                send(.fence(id), from: router, to: node)
+                send(.fence(id, parts), from: router, to: node)
             case .sendQuery(let id, let node): send(.query(id), from: router, to: node)
             case .deliver(let id, let outcome):
                 isRare()

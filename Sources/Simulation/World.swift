@@ -38,8 +38,10 @@ package final class World {
 
     struct Pair {
         let router: Int
-        let prefill: Incarnation
+        let shares: [Share]
         let decode: Incarnation
+        let document: Int
+        var prefills: [Incarnation] { shares.map(\.writer) }
     }
 
     package init(
@@ -98,7 +100,7 @@ package final class World {
         if let owner = entry.owner {
             guard isAlive(owner) else { return misdeliver(entry.event, to: owner) }
             let seat = seat(of: owner)
-            if host(seat).isPaused {
+            if glance(seat).isPaused {
                 change(seat) { $0.held.append(entry.event) }
                 return
             }
@@ -136,7 +138,7 @@ package final class World {
     }
 
     func plan(_ event: Event, on seat: Seat? = nil, in delay: Duration) {
-        queue.plan(event, at: now + delay, in: seat.map { host($0).incarnation })
+        queue.plan(event, at: now + delay, in: seat.map { glance($0).incarnation })
     }
 
     func plan(_ event: Event, in owner: Incarnation, at time: Duration) {
@@ -189,13 +191,28 @@ package final class World {
         }
     }
 
+    /// Of a process, what nearly every event asks for, without a copy of all that there is of it.
+    private func glance(_ seat: Seat) -> (incarnation: Incarnation, isUp: Bool, isPaused: Bool) {
+        switch seat.role {
+        case .router:
+            let process = routers[seat.index]
+            return (process.host.incarnation, process.host.isUp, process.host.isPaused)
+        case .prefill:
+            let process = prefills[seat.index]
+            return (process.host.incarnation, process.host.isUp, process.host.isPaused)
+        case .decode:
+            let process = decodes[seat.index]
+            return (process.host.incarnation, process.host.isUp, process.host.isPaused)
+        }
+    }
+
     func isAlive(_ incarnation: Incarnation) -> Bool {
-        let host = host(seat(of: incarnation))
+        let host = glance(seat(of: incarnation))
         return host.incarnation == incarnation && host.isUp
     }
 
     func isRunning(_ seat: Seat) -> Bool {
-        let host = host(seat)
+        let host = glance(seat)
         return host.isUp && !host.isPaused
     }
 

@@ -13,7 +13,7 @@ struct LaneViolation: Error, Equatable {
     var reason: LaneCloseReason { LaneCloseReason(kind, detail) }
 }
 
-/// The decode node's half of "who may write which slot now", for one lane: the only way for a receive thread to
+/// The decode node's half of "who may write which slot now", for one lane, which carries one part of a grant: the only way for a receive thread to
 /// get at an address in the slab is to be let in here for each record.
 ///
 ///     idle ──bind──▶ bound ◀──leave── landing
@@ -28,7 +28,7 @@ final class LaneGate: Sendable {
         case idle
         case bound(BoundGrant)
         case landing
-        case completed(expected: [PageDigest], landed: [PageDigest])
+        case completed(expected: [PageDigest], landed: [PageDigest], firstPage: Int)
         case closed
     }
 
@@ -67,7 +67,7 @@ final class LaneGate: Sendable {
     // MARK: The node
 
     /// Lets the lane write what the terms grant. False when the lane is closed, or the terms are over already.
-    func bind(_ terms: GrantTerms) -> Bool {
+    func bind(_ terms: PartTerms) -> Bool {
         let grant = BoundGrant(terms)
         return guarded.withLock { guarded in
             guard terms.epoch.value > guarded.epoch.value, !isFenced else { return false }
@@ -110,10 +110,12 @@ final class LaneGate: Sendable {
 
     /// The digests of the pages of this epoch, as the completion record has them and as they landed; nil unless
     /// it has completed.
-    func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest])? {
+    func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest], firstPage: Int)? {
         guarded.withLock { guarded in
-            guard case .completed(let expected, let landed) = guarded.state, guarded.epoch == epoch else { return nil }
-            return (expected, landed)
+            guard case .completed(let expected, let landed, let first) = guarded.state, guarded.epoch == epoch else {
+                return nil
+            }
+            return (expected, landed, first)
         }
     }
 
@@ -143,22 +145,22 @@ final class LaneGate: Sendable {
         }
     }
 
-    /// The slots that the completion record must name; throws when none is due.
-    func expectCompletion(_ header: FrameHeader) throws(LaneViolation) -> [SlotRef] {
-        let expected = guarded.withLock { guarded -> Result<[SlotRef], LaneViolation> in
+    /// The part whose slots the completion record must name; throws when none is due.
+    func expectCompletion(_ header: FrameHeader) throws(LaneViolation) -> PartTerms {
+        let expected = guarded.withLock { guarded -> Result<PartTerms, LaneViolation> in
             guard case .bound(let grant) = guarded.state else { return .failure(.stale("nothing is granted")) }
             do throws(LaneViolation) {
                 try grant.check(header, countsRecords: seesWrites)
             } catch {
                 return .failure(error)
             }
-            return .success(grant.terms.slots)
+            return .success(grant.terms)
         }
-        let slots = try expected.get()
-        guard Int(header.count) == slots.count else {
-            throw .malformed("a completion record of \(header.count) pages for a grant of \(slots.count)")
+        let part = try expected.get()
+        guard Int(header.count) == part.slots.count else {
+            throw .malformed("a completion record of \(header.count) pages for a part of \(part.slots.count)")
         }
-        return slots
+        return part
     }
 
     /// Ends the right to write with the prefill node's word that everything is written. `reading`: the pages'
@@ -170,13 +172,14 @@ final class LaneGate: Sendable {
             guard case .bound(let grant) = guarded.state, guarded.epoch == record.epoch else {
                 return .failure(.stale("the grant ended before its completion record"))
             }
-            guard record.pages.map(\.slot) == grant.terms.slots else {
-                return .failure(.stale("the completion record names other slots or generations"))
+            guard record.part == grant.terms.number, record.pages.map(\.slot) == grant.terms.slots else {
+                return .failure(.stale("the completion record names another part, other slots or generations"))
             }
-            guard !seesWrites || grant.isFilled(shape) else {
+            guard !seesWrites || grant.isFilled else {
                 return .failure(.malformed("a completion record before the last byte"))
             }
-            guarded.state = .completed(expected: expected, landed: reading ?? grant.digests)
+            guarded.state = .completed(
+                expected: expected, landed: reading ?? grant.digests, firstPage: grant.terms.pages.lowerBound)
             return .success(())
         }
         try completed.get()
@@ -188,62 +191,68 @@ final class LaneGate: Sendable {
     }
 }
 
-/// A grant on its lane, with what has landed of it. Layers of a page land in order and once, so one position per
-/// page tells what is there, and a second write to the same bytes is refused even within the grant.
+/// A part of a grant on its lane, with what has landed of it. Layers of a page land in order and once, so one position
+/// per page tells what is there, and a second write to the same bytes is refused even within the part.
 struct BoundGrant: Sendable {
-    let terms: GrantTerms
-    /// Bytes landed, per page.
+    let terms: PartTerms
+    /// The first layer that has not landed, per page of the part.
     private var landed: [Int]
     private(set) var digests: [PageDigest]
     private(set) var records: UInt32 = 0
 
-    init(_ terms: GrantTerms) {
+    init(_ terms: PartTerms) {
         self.terms = terms
-        landed = Array(repeating: 0, count: terms.slots.count)
-        digests = Array(repeating: PageDigest(), count: terms.slots.count)
+        landed = Array(repeating: terms.layers.lowerBound, count: terms.slots.count)
+        digests = Array(repeating: PageDigest(firstLayer: terms.layers.lowerBound), count: terms.slots.count)
     }
 
-    func isFilled(_ shape: PageShape) -> Bool { landed.allSatisfy { $0 == shape.pageBytes } }
+    var isFilled: Bool { landed.allSatisfy { $0 == terms.layers.upperBound } }
 
     func check(_ header: FrameHeader, countsRecords: Bool) throws(LaneViolation) {
         guard header.handoff == terms.handoff else { throw .stale("a write of another handoff") }
+        guard header.part == terms.number else { throw .stale("a write of part \(header.part)") }
         guard header.epoch == terms.epoch else { throw .stale("a write of epoch \(header.epoch.value)") }
         guard !countsRecords || header.sequence == records &+ 1 else {
             throw .malformed("record \(header.sequence) after record \(records)")
         }
     }
 
-    /// Every range must be the next whole layers of a granted page at its granted generation.
+    /// Every range must be the next whole layers of a page of the part, of its layers, at its granted generation.
     func check(_ ranges: [WireRange], shape: PageShape) throws(LaneViolation) {
         for (index, range) in ranges.enumerated() {
-            guard Int(range.page) < terms.slots.count else {
-                throw .malformed("page \(range.page) of a grant of \(terms.slots.count)")
+            guard let slot = terms.slot(of: Int(range.page)) else {
+                throw .malformed("page \(range.page) of a part of pages \(terms.pages)")
             }
-            guard terms.slots[Int(range.page)] == range.slot else {
+            guard slot == range.slot else {
                 throw .stale("slot \(range.slot.index) at generation \(range.slot.generation.value) is not granted")
             }
             // A page may come twice in a record, its second range behind the first.
             let before = ranges[..<index].last { $0.page == range.page }
-            let next = before.map { Int($0.offset) + Int($0.length) } ?? landed[Int(range.page)]
+            let next = before.map { Int($0.offset) + Int($0.length) } ?? shape.layerStarts[landed[place(of: range)]]
             let end = Int(range.offset) + Int(range.length)
-            guard Int(range.offset) == next, range.length > 0, end <= shape.pageBytes,
-                shape.layer(startingAt: end) != nil
+            guard Int(range.offset) == next, range.length > 0,
+                end <= shape.layerStarts[terms.layers.upperBound], shape.layer(startingAt: end) != nil
             else {
                 throw .malformed(
-                    "bytes \(range.offset) to \(end) of page \(range.page) where \(next) landed of \(shape.pageBytes)")
+                    "bytes \(range.offset) to \(end) of page \(range.page), whose next is \(next), of layers \(terms.layers)"
+                )
             }
         }
     }
 
     /// A range has landed at `bytes`.
     mutating func add(_ range: WireRange, at bytes: UnsafeRawPointer, shape: PageShape, digest: Bool) {
-        let page = Int(range.page)
-        landed[page] = Int(range.offset) + Int(range.length)
-        guard digest, let first = shape.layer(startingAt: Int(range.offset)),
-            let last = shape.layer(startingAt: landed[page])
-        else { return }
-        digests[page].add(layers: first..<last, at: bytes, shape: shape)
+        let page = place(of: range)
+        let first = landed[page]
+        guard let last = shape.layer(startingAt: Int(range.offset) + Int(range.length)) else {
+            preconditionFailure("a range that is not whole layers was let in")
+        }
+        landed[page] = last
+        if digest { digests[page].add(layers: first..<last, at: bytes, shape: shape) }
     }
+
+    /// Of a page of the part.
+    private func place(of range: WireRange) -> Int { Int(range.page) - terms.pages.lowerBound }
 
     mutating func recordLanded() { records &+= 1 }
 }

@@ -86,7 +86,7 @@ package final class LaneListener: Sendable {
 
     /// Lets the lane of the terms write what they grant. False when that lane is gone; its `closed` event has
     /// come or is coming.
-    package func bind(_ terms: GrantTerms) -> Bool {
+    package func bind(_ terms: PartTerms) -> Bool {
         register[terms.lane]?.bind(terms) ?? false
     }
 
@@ -101,7 +101,7 @@ package final class LaneListener: Sendable {
     }
 
     /// Compares the digests of a completed epoch's completion record, which are these in short, with those of the
-    /// pages. An epoch that has not completed matches nothing.
+    /// pages. An epoch that has not completed, or that was ended since, matches nothing, and is not counted.
     package func verifyDigests(lane: LaneID, epoch: LaneEpoch, expected: [UInt64]) -> DigestVerdict {
         let lane = register[lane]
         let digests = lane?.digests(epoch)
@@ -109,7 +109,8 @@ package final class LaneListener: Sendable {
         if let digests, digests.expected.map(\.value) == expected {
             verdict =
                 register.configuration.digests.makesDigests
-                ? DigestVerdict(expected: digests.expected, found: digests.landed) : .unchecked
+                ? DigestVerdict(
+                    expected: digests.expected, found: digests.landed, firstPage: digests.firstPage) : .unchecked
         } else {
             verdict = .mismatch([])
         }
@@ -117,7 +118,7 @@ package final class LaneListener: Sendable {
             switch verdict {
             case .unchecked: counters.uncheckedCompletions += 1
             case .matching: break
-            case .mismatch: counters.digestMismatches += 1
+            case .mismatch: if digests != nil { counters.digestMismatches += 1 }
             }
         }
         return verdict

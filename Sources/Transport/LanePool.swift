@@ -169,7 +169,7 @@ package final class LanePool: Sendable {
 
     /// Queues the completion record behind everything posted before.
     @discardableResult
-    package func postCompletion(_ lane: LaneKey, _ terms: GrantTerms) -> Bool {
+    package func postCompletion(_ lane: LaneKey, _ terms: PartTerms) -> Bool {
         self.lane(lane)?.post(.completion(terms)) ?? false
     }
 

@@ -127,9 +127,9 @@ private struct ProbeSession {
         }
         let (sources, targets) = (slots(), slots())
         for slot in targets { memset(target.region.address(of: slot, offset: 0), 0, shape.pageBytes) }
-        let terms = GrantTerms(
+        let terms = PartTerms(
             handoff: HandoffID(router: Incarnation(1), request: UInt64(epoch.value), attempt: 1), decode: lane.decode,
-            lane: lane.lane, epoch: epoch, slots: targets)
+            lane: lane.lane, epoch: epoch, slots: targets, layers: shape.layerCount)
         let start = Instant.now
         guard listener.bind(terms) else { throw TransportError(.refused, "the lane takes no grant") }
         let perRecord = WriteLimits.recordBytesAim / shape.pageBytes
@@ -139,7 +139,7 @@ private struct ProbeSession {
                 WriteRange(
                     page: page, source: sources[page], target: targets[page], offset: 0, length: shape.pageBytes)
             }
-            pool.post(lane, WriteBatch(handoff: terms.handoff, epoch: epoch, ranges: ranges))
+            pool.post(lane, WriteBatch(handoff: terms.handoff, part: terms.number, epoch: epoch, ranges: ranges))
         }
         pool.postCompletion(lane, terms)
         let record = try wait { $0.record(epoch) }

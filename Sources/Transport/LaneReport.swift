@@ -53,7 +53,7 @@ package enum LaneRefusal: String, Sendable, Hashable, CaseIterable {
 package enum LaneListenerEvent: Sendable {
     case opened(LaneID, peer: Incarnation, address: String)
     /// The completion record is in and every byte of the grant has landed. The lane has ended the right to write
-    /// by itself. Answer `verifyDigests` before returning.
+    /// by itself. Call `verifyDigests` before returning.
     case completion(LaneID, LaneEpoch, CompletionRecord)
     /// The receive thread has left the slab for good and the connection is closed: nothing can land any more.
     case closed(LaneID, LaneCloseReason, fence: Duration?)

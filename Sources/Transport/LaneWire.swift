@@ -10,11 +10,11 @@ import Handoff
 enum LaneWire {
     static let helloMagic: UInt64 = 0x314E_4C4E_4F54_4142  // "BATONLN1"
     static let frameMagic: UInt32 = 0x4345_5242  // "BREC"
-    static let version: UInt32 = 2
+    static let version: UInt32 = 3
     static let helloBytes = 48
     static let helloAckBytes = 24
     static let reasonBytesMax = 256
-    static let headerBytes = 40
+    static let headerBytes = 44
     static let rangeBytes = 20
     /// Header and ranges of the largest record.
     static let recordPrefixBytesMax = headerBytes + WriteLimits.rangesMax * rangeBytes
@@ -132,14 +132,17 @@ struct FrameHeader: Equatable {
     let count: UInt32
     let epoch: LaneEpoch
     let handoff: HandoffID
+    /// The part of the handoff's grant.
+    let part: Int
     /// A record's number within the handoff, from 1; of an acknowledgement, how many have landed.
     let sequence: UInt32
 
-    init(_ kind: Kind, count: Int, handoff: HandoffID, epoch: LaneEpoch, sequence: UInt32) {
+    init(_ kind: Kind, count: Int, handoff: HandoffID, part: Int = 0, epoch: LaneEpoch, sequence: UInt32) {
         self.kind = kind
         self.count = UInt32(count)
         self.epoch = epoch
         self.handoff = handoff
+        self.part = part
         self.sequence = sequence
     }
 
@@ -159,6 +162,7 @@ struct FrameHeader: Equatable {
         let router: UInt64 = reader.next()
         let request: UInt64 = reader.next()
         handoff = HandoffID(router: Incarnation(router), request: request, attempt: reader.next())
+        part = Int(reader.next() as UInt32)
         sequence = reader.next()
     }
 
@@ -171,12 +175,14 @@ struct FrameHeader: Equatable {
         writer.put(handoff.router.value)
         writer.put(handoff.request)
         writer.put(handoff.attempt)
+        writer.put(UInt32(part))
         writer.put(sequence)
     }
 }
 
 /// Where one piece of a record goes: whole layers of one granted page.
 struct WireRange: Equatable {
+    /// Position in the block table.
     let page: UInt32
     let slot: SlotRef
     let offset: UInt32
@@ -230,12 +236,19 @@ struct CompletionLayout {
     static let headBytes = 8
     let pages: Int
     let digests: Bool
+    let firstLayer: Int
     let layers: Int
 
-    init(pages: Int, digests: Bool, shape: PageShape) {
+    /// Of a part: its pages, and of each its layers.
+    init(of part: PartTerms, digests: Bool) {
+        self.init(pages: part.slots.count, digests: digests, layers: part.layers)
+    }
+
+    init(pages: Int, digests: Bool, layers: Range<Int>) {
         self.pages = pages
         self.digests = digests
-        layers = digests ? shape.layerCount : 0
+        firstLayer = layers.lowerBound
+        self.layers = digests ? layers.count : 0
     }
 
     private var method: Method { digests ? .xxh3PerLayer : .none }
@@ -254,7 +267,8 @@ struct CompletionLayout {
         return (0..<pages).map { _ in
             let index: UInt32 = reader.next()
             let slot = SlotRef(index: index, generation: Generation(reader.next()))
-            return Page(slot: slot, digest: PageDigest(layers: (0..<layers).map { _ in reader.next() }))
+            return Page(
+                slot: slot, digest: PageDigest(layers: (0..<layers).map { _ in reader.next() }, firstLayer: firstLayer))
         }
     }
 
@@ -276,7 +290,7 @@ extension CompletionRecord {
     /// What a frame says, in short.
     init(_ header: FrameHeader, _ pages: [CompletionLayout.Page]) {
         self.init(
-            handoff: header.handoff, epoch: header.epoch,
+            handoff: header.handoff, part: header.part, epoch: header.epoch,
             pages: pages.map { SealedPage(slot: $0.slot, digest: $0.digest.value) })
     }
 }

@@ -10,12 +10,12 @@ protocol ReceivingLane: AnyObject, Sendable {
     var transport: LaneTransport { get }
     var counters: Monitor<LaneCounters> { get }
     /// Lets the lane write what the terms grant. False when it is closed, or the terms are over already.
-    func bind(_ terms: GrantTerms) -> Bool
+    func bind(_ terms: PartTerms) -> Bool
     /// Ends the right to write.
     func unbind(_ epoch: LaneEpoch) -> LaneUnbinding
     /// The digests of the pages of this epoch, as the completion record has them and as they are here; nil unless it
     /// has completed.
-    func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest])?
+    func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest], firstPage: Int)?
     /// Makes further landing impossible. Does not wait: `run` reports when it is so. Needs nothing of the peer.
     func fence(_ reason: LaneCloseReason)
     /// Ends the lane if no grant is open on it, for a lane that is better has been opened.
@@ -27,16 +27,6 @@ protocol ReceivingLane: AnyObject, Sendable {
     /// Serves the lane until it ends; returns why, after nothing can land in the slab any more, and how long that
     /// took when it was asked for.
     func run(_ onCompletion: (CompletionRecord, LaneEpoch) -> Void) -> (reason: LaneCloseReason, fence: Duration?)
-}
-
-/// What is known when a right to write has been ended.
-package enum LaneUnbinding: Sendable {
-    /// Nothing can land any more.
-    case quiet
-    /// The peer is in the middle of a write: only a fence helps.
-    case writing
-    /// The adapter cannot say, or not yet: only a fence helps.
-    case unknown
 }
 
 /// What receiving lanes are told of the node they serve.

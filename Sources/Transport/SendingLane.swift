@@ -34,7 +34,7 @@ enum LaneAnswer: Sendable {
 final class LaneQueue: Sendable {
     enum Item: Sendable {
         case batch(WriteBatch)
-        case completion(GrantTerms)
+        case completion(PartTerms)
     }
 
     private struct State: Sendable {

@@ -23,10 +23,10 @@ package struct SlabRegion: @unchecked Sendable {
         return node < 0 ? nil : Int(node)
     }
 
-    /// The digests of granted pages as they are in memory now. All of them have landed, and nobody else may touch them
-    /// before the seal.
-    func digests(of slots: [SlotRef]) -> [PageDigest] {
-        slots.map { PageDigest.of(page: address(of: $0, offset: 0), shape: shape) }
+    /// The digests of a part's pages as they are in memory now. All of it has landed, and nobody may touch it before the
+    /// seal.
+    func digests(of part: PartTerms) -> [PageDigest] {
+        part.slots.map { PageDigest.of(page: address(of: $0, offset: 0), layers: part.layers, shape: shape) }
     }
 
     /// Where a slot's bytes are. The index must be one of this slab's.

@@ -129,10 +129,11 @@ private final class FencedLanes {
         let start = Instant.now
         pool.setPeers([peer])
         let (lane, opened) = try wait { seen in seen.open.flatMap { lane in seen.openedAt.map { (lane, $0) } } }
-        let terms = GrantTerms(
+        let terms = PartTerms(
             handoff: HandoffID(router: Incarnation(1), request: UInt64(number), attempt: 1), decode: Self.decode,
             lane: lane, epoch: LaneEpoch(1),
-            slots: (0..<Self.slots).map { SlotRef(index: UInt32($0), generation: Generation(number)) })
+            slots: (0..<Self.slots).map { SlotRef(index: UInt32($0), generation: Generation(number)) },
+            layers: Self.shape.layerCount)
         guard listener.bind(terms) else { throw LaneBenchmarkError(description: "the lane takes no grant") }
         for layer in 0..<Self.shape.layerCount {
             let bytes = Self.shape.bytes(of: layer..<layer + 1)

@@ -144,8 +144,8 @@ private struct LaneReceiver {
     private final class Shared: Sendable {
         let state: Mutex<State>
         let incarnation = Incarnation(UInt64(getpid()))
-        init(slots: Int) {
-            let handoffs = DecodeHandoffs(incarnation: Incarnation(UInt64(getpid())))
+        init(slots: Int, layers: Int) {
+            let handoffs = DecodeHandoffs(incarnation: Incarnation(UInt64(getpid())), layers: layers)
             state = Mutex(State(pool: SlotPool(slotCount: slots), handoffs: handoffs))
         }
     }
@@ -156,7 +156,7 @@ private struct LaneReceiver {
 
     init(_ benchmark: LaneBenchmark) throws {
         self.benchmark = benchmark
-        let shared = Shared(slots: benchmark.slots)
+        let shared = Shared(slots: benchmark.slots, layers: benchmark.layers)
         self.shared = shared
         let reference = Mutex<LaneListener?>(nil)
         let box = ListenerBox(reference)
@@ -190,14 +190,15 @@ private struct LaneReceiver {
     }
 
     /// Reserves for a request, once everything of the one before is free again and the lane is there.
-    private func grant(_ request: UInt64) throws -> GrantTerms {
+    private func grant(_ request: UInt64) throws -> PartTerms {
         let id = HandoffID(router: Incarnation(1), request: request, attempt: 1)
         for _ in 0..<10_000 {
             let actions = shared.state.withLock { state in
                 // A refusal would be final, so nothing is asked before it can be granted.
                 state.handoffs.idleLanes(of: Incarnation(2)) == 0 || state.pool.counts.free < benchmark.pages
                     ? []
-                    : state.handoffs.reserve(id, pages: benchmark.pages, prefill: Incarnation(2), pool: &state.pool)
+                    : state.handoffs.reserve(
+                        id, pages: benchmark.pages, shares: [Share(writer: Incarnation(2))], pool: &state.pool)
             }
             if case .bindLane(let terms)? = actions.first, listener.bind(terms) { return terms }
             // The lanes connect on their own threads; the machine says so only when asked.
@@ -221,13 +222,12 @@ private struct LaneReceiver {
                 _ = state.handoffs.laneClosed(lane, pool: &state.pool)
                 state.lanes -= 1
             case .completion(let lane, let epoch, let record):
-                let verify = state.handoffs.completion(lane, epoch, record, pool: &state.pool)
-                guard case .verifyDigests(let id, _, _, let expected)? = verify.first else { return }
                 let listener = box.listener.withLock { $0 }
-                let verdict = listener?.verifyDigests(lane: lane, epoch: epoch, expected: expected)
-                let actions = state.handoffs.digestsVerified(
-                    id, matching: verdict?.allowsSeal ?? false, pool: &state.pool)
-                guard case .startSequence(_, let slots)? = actions.first else { return }
+                let verdict = listener?.verifyDigests(
+                    lane: lane, epoch: epoch, expected: record.pages.map(\.digest))
+                let actions = state.handoffs.completion(
+                    lane, epoch, record, matching: verdict?.allowsSeal ?? false, pool: &state.pool)
+                guard case .startSequence(let id, let slots)? = actions.first else { return }
                 state.sealedAt = monotonicSeconds()
                 for slot in slots.shuffled() { state.pool.release(slot) }
                 _ = state.handoffs.finished(id, SequenceEnd(.length, tokens: 0))
@@ -334,7 +334,7 @@ private struct LaneSender {
 
     private func askForGrant(
         _ request: UInt64, _ receiver: ReceiverProcess, _ decode: Incarnation
-    ) throws -> (GrantTerms, cpu: Double, sealed: Double) {
+    ) throws -> (PartTerms, cpu: Double, sealed: Double) {
         try send([request], to: receiver.input)
         let last = try receive(2, of: 0.0, from: receiver.output)
         let head = try receive(3, of: UInt32(0), from: receiver.output)
@@ -343,12 +343,13 @@ private struct LaneSender {
             SlotRef(index: numbers[$0], generation: Generation(numbers[$0 + 1]))
         }
         let id = HandoffID(router: Incarnation(1), request: request, attempt: 1)
-        let terms = GrantTerms(
-            handoff: id, decode: decode, lane: LaneID(head[0]), epoch: LaneEpoch(head[1]), slots: slots)
+        let terms = PartTerms(
+            handoff: id, decode: decode, lane: LaneID(head[0]), epoch: LaneEpoch(head[1]), slots: slots,
+            layers: benchmark.layers)
         return (terms, last[0], last[1])
     }
 
-    private func transfer(_ terms: GrantTerms, _ sources: [SlotRef], number: Int) throws {
+    private func transfer(_ terms: PartTerms, _ sources: [SlotRef], number: Int) throws {
         shared.perform { state in
             _ = state.handoffs.prefill(terms, pages: sources.count)
             _ = state.handoffs.started(terms.handoff, sources: sources)

@@ -51,7 +51,8 @@ import Testing
             let task = node.start()
             let attached = try await router.joined("decode-1")
             let empty = Reservation(
-                handoff: handoff(7), prefill: Incarnation(3), tokens: [], delivered: 0, sampling: SamplingTerms())
+                handoff: handoff(7), shares: [Share(writer: Incarnation(3))], tokens: [], delivered: 0,
+                sampling: SamplingTerms())
             #expect(attached.send(.reserve(empty)))
             #expect(attached.send(.listHandoffs))
             let reason = ControlError.invalid(field: "reserve.tokens", reason: "is empty").description

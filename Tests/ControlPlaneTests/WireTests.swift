@@ -34,8 +34,11 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
             .heartbeat(load),
             .granted(
                 GrantTerms(
-                    handoff: handoff, decode: Incarnation(5), lane: LaneID(3), epoch: LaneEpoch(9),
-                    slots: [SlotRef(index: 0, generation: Generation(1)), SlotRef(index: 8, generation: Generation(2))])
+                    handoff: handoff, decode: Incarnation(5),
+                    slots: [
+                        SlotRef(index: 0, generation: Generation(1)), SlotRef(index: 8, generation: Generation(2)),
+                    ],
+                    lent: 1, parts: parts(pages: 1..<2, layers: 7))
             ),
             .refused(Refusal(handoff: handoff, reason: .noLane, message: "no idle lane")),
             .sealed(handoff, sealTime: .microseconds(250)),
@@ -84,13 +87,18 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
         sampling.stopTokens = [1, 2]
         sampling.seed = .max
         let terms = GrantTerms(
-            handoff: handoff, decode: Incarnation(5), lane: LaneID(3), epoch: LaneEpoch(9),
-            slots: [SlotRef(index: 0, generation: Generation(1))])
+            handoff: handoff, decode: Incarnation(5), slots: [SlotRef(index: 0, generation: Generation(1))], lent: 0,
+            parts: parts(pages: 0..<1, layers: 7))
+        let shares = [
+            Share(writer: Incarnation(4), layers: 0..<3),
+            Share(writer: Incarnation(6), pages: 2..<5, layers: 3..<Share.last),
+        ]
         let messages: [RouterMessage] = [
             .reserve(
                 Reservation(
-                    handoff: handoff, prefill: Incarnation(4), tokens: [1, 2, 3], delivered: 2, sampling: sampling)),
-            .reclaim(handoff), .fence(handoff), .prefill(PrefillOrder(grant: terms, tokens: [1, 2])),
+                    handoff: handoff, shares: shares, tokens: [1, 2, 3], delivered: 2, sampling: sampling)),
+            .reclaim(handoff, PartSet(1)), .fence(handoff, .all),
+            .prefill(PrefillOrder(grant: terms, part: 1, tokens: [1, 2])),
             .release(handoff),
             .peers([PeerAddress(incarnation: Incarnation(5), laneAddress: "[::1]:99", name: "d")]),
             .cancel(handoff), .drain, .listHandoffs, .query(handoff),
@@ -121,7 +129,7 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
                 return "\(error)"
             }
         }
-        #expect(field { $0.protocolVersion = 2 } == "register.protocol_version")
+        #expect(field { $0.protocolVersion = 1 } == "register.protocol_version")
         #expect(field { $0.name = "" } == "register.name")
         #expect(field { $0.name = "a b" } == "register.name")
         #expect(field { $0.name = String(repeating: "a", count: 65) } == "register.name")
@@ -189,7 +197,8 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
     @Test func hostileReservations() {
         func field(_ change: (inout Baton_Control_V1_Reserve) -> Void) -> String? {
             var reserve = Reservation(
-                handoff: handoff, prefill: Incarnation(1), tokens: [1, 2], delivered: 0, sampling: SamplingTerms()
+                handoff: handoff, shares: [Share(writer: Incarnation(1))], tokens: [1, 2], delivered: 0,
+                sampling: SamplingTerms()
             ).wire
             change(&reserve)
             do {
@@ -206,7 +215,9 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
         #expect(field { $0.tokens = Array(repeating: 1, count: ControlLimits.tokens + 1) } == "reserve.tokens")
         #expect(field { $0.tokens = [.max] } == "reserve.tokens")
         #expect(field { $0.delivered = 2 } == "reserve.delivered")
-        #expect(field { $0.prefill = 0 } == "reserve.prefill")
+        #expect(field { $0.shares = [] } == "reserve.shares")
+        #expect(field { $0.shares = Array(repeating: .init(), count: GrantTerms.partsMax + 1) } == "reserve.shares")
+        #expect(field { $0.shares[0].writer = 0 } == "reserve.shares.writer")
         #expect(field { $0.sampling.temperature = .nan } == "sampling.temperature")
         #expect(field { $0.sampling.topP = .infinity } == "sampling.top_p")
         #expect(field { $0.sampling.topLogprobs = 21 } == "sampling.top_logprobs")
@@ -214,6 +225,66 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
         #expect(
             field { $0.sampling.logitBias = Array(repeating: .init(), count: ControlLimits.logitBias + 1) }
                 == "sampling.logit_bias")
+    }
+
+    @Test func hostileGrants() {
+        func field(_ change: (inout Baton_Control_V1_Grant) -> Void) -> String? {
+            var grant = GrantTerms(
+                handoff: handoff, decode: Incarnation(5),
+                slots: (0..<4).map { SlotRef(index: $0, generation: Generation(1)) }, lent: 1,
+                parts: parts(pages: 1..<4, layers: 7)
+            ).wire
+            change(&grant)
+            do {
+                _ = try NodeMessage(Baton_Control_V1_FromNode.with { $0.granted = grant })
+                return nil
+            } catch ControlError.invalid(let field, _) {
+                return field
+            } catch {
+                return "\(error)"
+            }
+        }
+        #expect(field { _ in } == nil)
+        #expect(field { $0.slots = [] } == "granted.slots")
+        #expect(field { $0.lent = 4 } == "granted.lent")
+        #expect(field { $0.lent = .max } == "granted.lent")
+        #expect(field { $0.lent = 2 } == "granted.parts.first_page")
+        #expect(field { $0.lent = 0 } == "granted.parts")
+        #expect(field { $0.parts = [] } == "granted.parts")
+        #expect(field { $0.parts.removeFirst() } == "granted.parts")
+        #expect(field { $0.parts += $0.parts } == "granted.parts")
+        #expect(field { $0.parts = Array(repeating: $0.parts[0], count: GrantTerms.partsMax + 1) } == "granted.parts")
+        #expect(field { $0.parts[1].writer = 0 } == "granted.parts.writer")
+        #expect(field { $0.parts[1].pages = 4 } == "granted.parts.pages")
+        #expect(field { $0.parts[1].pages = .max } == "granted.parts.pages")
+        #expect(field { $0.parts[0].pages = 0 } == "granted.parts.pages")
+        #expect(field { $0.parts[0].firstPage = .max } == "granted.parts.pages")
+        #expect(field { $0.parts[0].layers = .max } == "granted.parts.layers")
+        #expect(field { $0.parts[0].layers = 0 } == "granted.parts.layers")
+    }
+
+    @Test func anOrderNamesAPartOfItsGrant() {
+        let grant = GrantTerms(
+            handoff: handoff, decode: Incarnation(5), slots: [SlotRef(index: 0, generation: Generation(1))], lent: 0,
+            parts: parts(pages: 0..<1, layers: 7))
+        var wire = RouterMessage.prefill(PrefillOrder(grant: grant, part: 1, tokens: [1])).wire
+        #expect(throws: Never.self) { try RouterMessage(wire) }
+        wire.prefill.part = 2
+        #expect(throws: ControlError.self) { try RouterMessage(wire) }
+        var fence = RouterMessage.fence(handoff, PartSet(1)).wire
+        fence.fence.parts = 0
+        #expect(throws: ControlError.self) { try RouterMessage(fence) }
+    }
+
+    @Test func aNodeOfAnotherVersionIsToldBoth() {
+        var message = Registration.sample().wire
+        message.protocolVersion = 1
+        do {
+            _ = try Registration(message)
+            Issue.record("version 1 is taken")
+        } catch {
+            #expect("\(error)".contains("version 1") && "\(error)".contains("version \(ControlLimits.protocolVersion)"))
+        }
     }
 
     @Test func reclaimsMayOnlyReportADrain() {
@@ -240,9 +311,15 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
     @Test func largestMessagesFitTheLimit() throws {
         let order = PrefillOrder(
             grant: GrantTerms(
-                handoff: handoff, decode: Incarnation(.max), lane: LaneID(.max), epoch: LaneEpoch(.max),
+                handoff: handoff, decode: Incarnation(.max),
                 slots: Array(
-                    repeating: SlotRef(index: .max, generation: Generation(.max)), count: ControlLimits.grantSlots / 2)),
+                    repeating: SlotRef(index: .max, generation: Generation(.max)), count: ControlLimits.grantSlots / 2),
+                lent: 0,
+                parts: (0..<GrantTerms.partsMax).map {
+                    GrantPart(
+                        writer: Incarnation(.max), lane: LaneID(.max), epoch: LaneEpoch(.max),
+                        pages: 0..<ControlLimits.grantSlots / 2, layers: $0..<$0 + 1)
+                }),
             tokens: Array(repeating: UInt32(Int32.max), count: ControlLimits.tokens))
         let bytes: [UInt8] = try RouterMessage.prefill(order).wire.serializedBytes()
         #expect(bytes.count < ControlLimits.messageBytes)
@@ -331,5 +408,15 @@ private let handoff = HandoffID(router: Incarnation(0xABCD), request: 7, attempt
         await Task.yield()
         reader.cancel()
         #expect(await reader.value == nil)
+    }
+}
+
+/// Two writers: one of the first layers, one of the rest.
+private func parts(pages: Range<Int>, layers: Int) -> [GrantPart] {
+    [0..<2, 2..<layers].enumerated().map { number, layers in
+        GrantPart(
+            writer: Incarnation(UInt64(number) + 4), lane: LaneID(UInt32(number) + 3), epoch: LaneEpoch(9),
+            pages: pages,
+            layers: layers)
     }
 }

@@ -166,7 +166,12 @@ final class FakeCluster {
             answer(
                 .granted(
                     GrantTerms(
-                        handoff: reservation.handoff, decode: id, lane: LaneID(1), epoch: LaneEpoch(1), slots: slots)),
+                        handoff: reservation.handoff, decode: id, slots: slots, lent: 0,
+                        parts: reservation.shares.map { share in
+                            GrantPart(
+                                writer: share.writer, lane: LaneID(1), epoch: LaneEpoch(1), pages: 0..<slots.count,
+                                layers: 0..<1)
+                        })),
                 id)
         case .prefill(let order):
             answer(.accepted(order.grant.handoff), id)
@@ -179,8 +184,8 @@ final class FakeCluster {
             } else if reservations[handoff] != nil {
                 answer(.reclaimed(handoff, .drained), id)
             }
-        case .reclaim(let handoff): answer(.reclaimed(handoff, .drained), id)
-        case .fence(let handoff): answer(.reclaimed(handoff, .fenced), id)
+        case .reclaim(let handoff, _): answer(.reclaimed(handoff, .drained), id)
+        case .fence(let handoff, _): answer(.reclaimed(handoff, .fenced), id)
         case .query(let handoff):
             // A node's last word, said again: what it holds and does not lose, whatever its engine does.
             if roles[id] == .decode, reservations[handoff] != nil, sealedHandoffs.contains(handoff) {

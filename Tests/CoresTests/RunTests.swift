@@ -59,7 +59,7 @@ private func failure(_ ending: RunEnding?) -> APIError? {
         #expect(cluster.retries == [handoff])
         #expect(cluster.tokens[run] == FakeCluster.completion())
         let second = cluster.reservations.keys.first { $0.attempt == 2 }
-        #expect(second.flatMap { cluster.reservations[$0] }?.prefill == p[1])
+        #expect(second.flatMap { cluster.reservations[$0] }?.shares.map(\.writer) == [p[1]])
         #expect(cluster.endings[run]?.times.attempts == 2)
         #expect(cluster.isIdle)
     }
@@ -92,7 +92,7 @@ private func failure(_ ending: RunEnding?) -> APIError? {
         cluster.stuckPrefills = []
         cluster.lose(first.value.pair.prefill)
         cluster.advance(.milliseconds(100))
-        #expect(cluster.count(to: d[0]) { $0 == .fence(first.key) } == 1)
+        #expect(cluster.count(to: d[0]) { $0 == .fence(first.key, PartSet(0)) } == 1)
         #expect(cluster.tokens[run] == FakeCluster.completion())
         #expect(cluster.isIdle)
     }
@@ -399,9 +399,9 @@ private func failure(_ ending: RunEnding?) -> APIError? {
         let foreign = HandoffID(router: Incarnation(8), request: 1, attempt: 1)
         cluster.say(.openHandoffs([lost, foreign]), d[0])
         cluster.say(.openHandoffs([lost, foreign]), p[0])
-        #expect(cluster.count(to: d[0]) { $0 == .fence(lost) } == 1)
+        #expect(cluster.count(to: d[0]) { $0 == .fence(lost, .all) } == 1)
         #expect(cluster.count(to: p[0]) { $0 == .cancel(lost) } == 1)
-        #expect(!cluster.sent.contains { $0.message == .fence(foreign) || $0.message == .cancel(foreign) })
+        #expect(!cluster.sent.contains { $0.message == .fence(foreign, .all) || $0.message == .cancel(foreign) })
     }
 }
 

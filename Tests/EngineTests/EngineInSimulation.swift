@@ -56,11 +56,11 @@ final class EngineInSimulation: SimulatedEngine {
 
     deinit { pool.shutdown() }
 
-    func reserved(_ handoff: HandoffID, pages: Int, delivered: Int, tokens: Int) {
+    func reserved(_ handoff: HandoffID, of document: Int, pages: Int, delivered: Int, tokens: Int) {
         guard attempts[handoff] == nil, delivered <= tokens else { return }
         let id = RequestID(router: handoff.router, number: handoff.request)
         let slots = (0..<UInt32(pages)).map { SlotRef(index: $0, generation: Generation(1)) }
-        let request = requests[id] ?? make(id, slots: slots, tokens: tokens)
+        let request = requests[id] ?? make(id, of: document, slots: slots, tokens: tokens)
         requests[id] = request
         compute(request.prompt + request.answer[..<delivered], slots)
         let bytes = slots.flatMap {
@@ -116,10 +116,12 @@ final class EngineInSimulation: SimulatedEngine {
     // MARK: The engine
 
     /// A prompt that leaves room in its last page, and its answer.
-    private func make(_ id: RequestID, slots: [SlotRef], tokens: Int) -> Request {
+    private func make(_ id: RequestID, of document: Int, slots: [SlotRef], tokens: Int) -> Request {
         var random = SplitMix64(state: id.router.value &* 1_000_003 &+ id.number)
+        var text = SplitMix64(state: UInt64(document) &+ 7)
         let tail = 1 + random.below(Self.pageTokens - Self.tokensMax - 1)
-        let prompt = (0..<(slots.count - 1) * Self.pageTokens + tail).map { _ in TokenID(300 + random.below(2700)) }
+        let pages = (0..<(slots.count - 1) * Self.pageTokens).map { _ in TokenID(300 + text.below(2700)) }
+        let prompt = pages + (0..<tail).map { _ in TokenID(300 + random.below(2700)) }
         var answer: [TokenID] = []
         for _ in 0..<tokens {
             let sequence = prompt + answer

@@ -4,28 +4,27 @@ import Testing
 /// A decode node with one lane of `prefillP`, driven by hand.
 private struct Decode: ~Copyable {
     var pool = SlotPool(slotCount: 8)
-    var handoffs = DecodeHandoffs(incarnation: decodeD)
+    var handoffs = DecodeHandoffs(incarnation: decodeD, layers: 4)
     let id = handoff(1)
     let lane = LaneID(7)
 
     init() { handoffs.laneOpened(lane, peer: prefillP) }
 
     mutating func grant(_ id: HandoffID? = nil, pages: Int = 3) -> GrantTerms? {
-        let actions = handoffs.reserve(id ?? self.id, pages: pages, prefill: prefillP, pool: &pool)
-        guard case .bindLane(let terms)? = actions.first, actions.last == .sendGrant(terms) else { return nil }
+        let actions = handoffs.reserve(id ?? self.id, pages: pages, shares: [Share(writer: prefillP)], pool: &pool)
+        guard case .sendGrant(let terms)? = actions.last, let part = terms.whole, actions.first == .bindLane(part)
+        else { return nil }
         return terms
     }
 
-    mutating func seal(_ terms: GrantTerms) -> [DecodeAction] {
-        _ = handoffs.completion(terms.lane, terms.epoch, record(terms), pool: &pool)
-        return handoffs.digestsVerified(terms.handoff, matching: true, pool: &pool)
+    mutating func seal(_ terms: GrantTerms, matching: Bool = true) -> [DecodeAction] {
+        handoffs.completion(terms.lane, terms.epoch, record(terms), matching: matching, pool: &pool)
     }
 
     /// Brings the handoff into a phase.
     mutating func enter(_ phase: String) throws -> GrantTerms {
         let terms = try need(grant())
         switch phase {
-        case "verifying": _ = handoffs.completion(lane, terms.epoch, record(terms), pool: &pool)
         case "sealed": _ = seal(terms)
         case "ending":
             _ = seal(terms)
@@ -51,10 +50,7 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         let terms = try need(node.grant())
         #expect(terms.slots.count == 3 && terms.epoch == LaneEpoch(1) && terms.decode == decodeD)
         #expect(node.pool.counts.granted == 3)
-        let verify = node.handoffs.completion(node.lane, terms.epoch, record(terms), pool: &node.pool)
-        let expected = terms.slots.map { UInt64($0.index) }
-        #expect(verify == [.verifyDigests(id, node.lane, terms.epoch, expected: expected)])
-        let seal = node.handoffs.digestsVerified(id, matching: true, pool: &node.pool)
+        let seal = node.seal(terms)
         #expect(seal == [.startSequence(id, terms.slots), .sendSealed(id)])
         #expect(node.pool.counts.inUse == 3)
         #expect(node.handoffs.laneCounts.idle == 1)
@@ -70,45 +66,48 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         func reason(_ actions: [DecodeAction]) -> RefusalReason? {
             if case .sendRefused(_, let reason)? = actions.first { reason } else { nil }
         }
-        let none = node.handoffs.reserve(handoff(2), pages: 0, prefill: prefillP, pool: &node.pool)
+        let none = node.handoffs.reserve(handoff(2), pages: 0, shares: [Share(writer: prefillP)], pool: &node.pool)
         #expect(reason(none) == .invalid)
-        let long = node.handoffs.reserve(handoff(3), pages: 9, prefill: prefillP, pool: &node.pool)
+        let long = node.handoffs.reserve(handoff(3), pages: 9, shares: [Share(writer: prefillP)], pool: &node.pool)
         #expect(reason(long) == .tooLong)
-        let foreign = node.handoffs.reserve(handoff(4), pages: 1, prefill: Incarnation(9), pool: &node.pool)
+        let foreign = node.handoffs.reserve(
+            handoff(4), pages: 1, shares: [Share(writer: Incarnation(9))], pool: &node.pool)
         #expect(reason(foreign) == .noLane)
         _ = try need(node.grant(pages: 6))
-        let busyLane = node.handoffs.reserve(handoff(5), pages: 1, prefill: prefillP, pool: &node.pool)
+        let busyLane = node.handoffs.reserve(handoff(5), pages: 1, shares: [Share(writer: prefillP)], pool: &node.pool)
         #expect(reason(busyLane) == .noLane)
         node.handoffs.laneOpened(LaneID(8), peer: prefillP)
-        let noPages = node.handoffs.reserve(handoff(6), pages: 3, prefill: prefillP, pool: &node.pool)
+        let noPages = node.handoffs.reserve(handoff(6), pages: 3, shares: [Share(writer: prefillP)], pool: &node.pool)
         #expect(reason(noPages) == .noPages)
         #expect(node.pool.counts.granted == 6)
+    }
+
+    @Test func theLaneThatIsIdleLongestIsNext() throws {
+        var node = Decode()
+        node.handoffs.laneOpened(LaneID(3), peer: prefillP)
+        var given: [UInt32] = []
+        for request in 10..<15 as Range<UInt64> {
+            let terms = try need(node.grant(handoff(request), pages: 1))
+            given.append(terms.lane.value)
+            _ = node.handoffs.cancel(handoff(request), pool: &node.pool)
+            _ = node.seal(terms)
+        }
+        #expect(given == [7, 3, 7, 3, 7])
     }
 
     /// A refusal is the answer for good: a repeated Reserve that comes when there is room is not granted.
     @Test func whatWasRefusedStaysRefused() throws {
         var node = Decode()
         let terms = try need(node.grant())
-        let refused = node.handoffs.reserve(handoff(2), pages: 1, prefill: prefillP, pool: &node.pool)
+        let refused = node.handoffs.reserve(handoff(2), pages: 1, shares: [Share(writer: prefillP)], pool: &node.pool)
         #expect(refused == [.sendRefused(handoff(2), .noLane)])
         _ = node.handoffs.laneClosed(terms.lane, pool: &node.pool)
         node.handoffs.laneOpened(LaneID(8), peer: prefillP)
-        let again = node.handoffs.reserve(handoff(2), pages: 1, prefill: prefillP, pool: &node.pool)
+        let again = node.handoffs.reserve(handoff(2), pages: 1, shares: [Share(writer: prefillP)], pool: &node.pool)
         #expect(again == refused)
         let reclaim = node.handoffs.reclaim(handoff(2), pool: &node.pool)
         #expect(reclaim == [.sendReclaimed(handoff(2), .drained)])
         #expect(node.handoffs.openCount == 0)
-    }
-
-    /// The lane closes while its digests are compared elsewhere; there is nothing left to fence when they differ.
-    @Test func aLaneThatClosesDuringTheSealNeedsNoFence() throws {
-        var node = Decode()
-        _ = try node.enter("verifying")
-        let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
-        #expect(closed.isEmpty)
-        let differ = node.handoffs.digestsVerified(node.id, matching: false, pool: &node.pool)
-        #expect(differ.suffix(3) == reclaimed(node.id, .fenced)[...])
-        #expect(node.handoffs.openCount == 0 && node.pool.counts.free == 8)
     }
 
     @Test func anAbortBeforeTheSealWaitsForItsProof() throws {
@@ -119,24 +118,38 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         let unbind = node.handoffs.reclaim(id, pool: &node.pool)
         #expect(unbind == [.unbindLane(id, node.lane, terms.epoch)])
         #expect(node.pool.counts.quarantined == 3)
-        let quiet = node.handoffs.laneUnbound(id, node.lane, terms.epoch, quiet: true, pool: &node.pool)
+        let quiet = node.handoffs.laneUnbound(id, node.lane, terms.epoch, .quiet, pool: &node.pool)
         #expect(quiet == reclaimed(id, .drained))
         #expect(node.pool.counts.free == 8)
         #expect(node.handoffs.laneCounts.idle == 1)
-        let reused = try need(node.grant(handoff(2)))
+        let reused = try need(node.grant(handoff(2), pages: 8))
         #expect(reused.epoch == LaneEpoch(2))
-        #expect(reused.slots.allSatisfy { $0.generation == Generation(2) })
+        for slot in terms.slots {
+            #expect(reused.slots.contains(SlotRef(index: slot.index, generation: Generation(2))))
+        }
     }
 
     @Test func aWordOfDrainedThatIsNotTrueFences() throws {
         var node = Decode()
         let terms = try node.enter("unbinding")
-        let loud = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, quiet: false, pool: &node.pool)
+        let loud = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, .writing, pool: &node.pool)
         #expect(loud == [.fenceLane(node.lane)])
         #expect(node.pool.counts.quarantined == 3)
         let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
         #expect(closed == reclaimed(node.id, .fenced))
         #expect(node.handoffs.counters.peerFaults == 1)
+    }
+
+    /// Over RDMA without memory windows nobody can say whether writes still land: the word of the peer is no proof.
+    @Test func aLaneThatCannotSayIsFencedAndItsPeerNotBlamed() throws {
+        var node = Decode()
+        let terms = try node.enter("unbinding")
+        let unknown = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, .unknown, pool: &node.pool)
+        #expect(unknown == [.fenceLane(node.lane)])
+        #expect(node.pool.counts.quarantined == 3 && node.handoffs.laneCounts.idle == 0)
+        let closed = node.handoffs.laneClosed(node.lane, pool: &node.pool)
+        #expect(closed == reclaimed(node.id, .fenced))
+        #expect(node.handoffs.counters.proofs == [.fenced: 1] && node.handoffs.counters.peerFaults == 0)
     }
 
     @Test(arguments: ["granted", "draining", "unbinding"])
@@ -169,7 +182,7 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         #expect(closed == [.sendFailed(node.id, HandoffFailure(.laneLost))] + reclaimed(node.id, .fenced))
     }
 
-    @Test(arguments: ["verifying", "sealed", "ending"])
+    @Test(arguments: ["sealed", "ending"])
     func aLaneLostAfterTheRecordChangesNothing(phase: String) throws {
         var node = Decode()
         _ = try node.enter(phase)
@@ -180,8 +193,8 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
 
     @Test func aDigestMismatchQuarantinesAndFences() throws {
         var node = Decode()
-        let terms = try node.enter("verifying")
-        let mismatch = node.handoffs.digestsVerified(node.id, matching: false, pool: &node.pool)
+        let terms = try node.enter("granted")
+        let mismatch = node.seal(terms, matching: false)
         let failed = HandoffFailure(.digestMismatch)
         #expect(
             mismatch == [
@@ -195,14 +208,14 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
     @Test func aCancelRacingWithTheRecord() throws {
         var node = Decode()
         let terms = try node.enter("draining")
-        let late = node.handoffs.completion(node.lane, terms.epoch, record(terms), pool: &node.pool)
+        let late = node.seal(terms)
         #expect(late == reclaimed(node.id, .writeComplete))
         var other = Decode()
-        _ = try other.enter("verifying")
-        let cancel = other.handoffs.cancel(other.id, pool: &other.pool)
-        #expect(cancel == reclaimed(other.id, .writeComplete))
-        let verified = other.handoffs.digestsVerified(other.id, matching: true, pool: &other.pool)
-        #expect(verified.isEmpty)
+        let others = try other.enter("draining")
+        let mismatch = other.seal(others, matching: false)
+        #expect(mismatch == [.fenceLane(other.lane)])
+        let closed = other.handoffs.laneClosed(other.lane, pool: &other.pool)
+        #expect(closed == reclaimed(other.id, .fenced))
     }
 
     @Test func aRecordThatLies() throws {
@@ -210,9 +223,10 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         let terms = try node.enter("granted")
         let stale = terms.slots.map { SlotRef(index: $0.index, generation: Generation(0)) }
         let lie = record(terms, slots: stale)
-        let actions = node.handoffs.completion(node.lane, terms.epoch, lie, pool: &node.pool)
+        let actions = node.handoffs.completion(node.lane, terms.epoch, lie, matching: true, pool: &node.pool)
         #expect(actions == [.sendFailed(node.id, HandoffFailure(.protocolError)), .fenceLane(node.lane)])
-        let oldEpoch = node.handoffs.completion(node.lane, LaneEpoch(0), record(terms), pool: &node.pool)
+        let oldEpoch = node.handoffs.completion(
+            node.lane, LaneEpoch(0), record(terms), matching: true, pool: &node.pool)
         #expect(oldEpoch.isEmpty)
         #expect(node.pool.counts.quarantined == 3)
     }
@@ -240,9 +254,7 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         let id = node.id
         let terms = try need(node.grant())
         #expect(node.handoffs.query(id).isEmpty)
-        _ = node.handoffs.completion(node.lane, terms.epoch, record(terms), pool: &node.pool)
-        #expect(node.handoffs.query(id).isEmpty)
-        _ = node.handoffs.digestsVerified(id, matching: true, pool: &node.pool)
+        _ = node.seal(terms)
         #expect(node.handoffs.query(id) == [.sendSealed(id)])
         _ = node.handoffs.sequenceFailed(id, retryable: false)
         let failed = HandoffFailure(.computeFailed, retryable: false)
@@ -254,14 +266,14 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
     @Test func repeatedMessagesGetTheirAnswerAgain() throws {
         var node = Decode()
         let terms = try node.enter("granted")
-        let again = node.handoffs.reserve(node.id, pages: 3, prefill: prefillP, pool: &node.pool)
+        let again = node.handoffs.reserve(node.id, pages: 3, shares: [Share(writer: prefillP)], pool: &node.pool)
         #expect(again == [.sendGrant(terms)])
         _ = node.handoffs.reclaim(node.id, pool: &node.pool)
-        _ = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, quiet: true, pool: &node.pool)
+        _ = node.handoffs.laneUnbound(node.id, node.lane, terms.epoch, .quiet, pool: &node.pool)
         for answer in [
             node.handoffs.cancel(node.id, pool: &node.pool), node.handoffs.reclaim(node.id, pool: &node.pool),
             node.handoffs.fence(node.id, pool: &node.pool),
-            node.handoffs.reserve(node.id, pages: 3, prefill: prefillP, pool: &node.pool),
+            node.handoffs.reserve(node.id, pages: 3, shares: [Share(writer: prefillP)], pool: &node.pool),
         ] {
             #expect(answer == [.sendReclaimed(node.id, .drained)])
         }
@@ -272,7 +284,7 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         var node = Decode()
         let cancel = node.handoffs.cancel(node.id, pool: &node.pool)
         #expect(cancel == [.sendReclaimed(node.id, .drained)])
-        let reserve = node.handoffs.reserve(node.id, pages: 3, prefill: prefillP, pool: &node.pool)
+        let reserve = node.handoffs.reserve(node.id, pages: 3, shares: [Share(writer: prefillP)], pool: &node.pool)
         #expect(reserve == [.sendReclaimed(node.id, .drained)])
         #expect(node.pool.counts.free == 8)
     }
@@ -292,7 +304,7 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
 
     @Test func theMemoryOfSettledHandoffsIsBounded() {
         var pool = SlotPool(slotCount: 1)
-        var handoffs = DecodeHandoffs(incarnation: decodeD, limits: .init(openMax: 1, settledMax: 4))
+        var handoffs = DecodeHandoffs(incarnation: decodeD, layers: 4, limits: .init(openMax: 1, settledMax: 4))
         for request in 0..<10 as Range<UInt64> { _ = handoffs.cancel(handoff(request), pool: &pool) }
         let known = handoffs.counters.duplicates
         _ = handoffs.cancel(handoff(9), pool: &pool)

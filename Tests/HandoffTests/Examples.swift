@@ -8,10 +8,20 @@ func handoff(_ request: UInt64, attempt: UInt32 = 1, router: Incarnation = route
     HandoffID(router: router, request: request, attempt: attempt)
 }
 
-func record(_ terms: GrantTerms, epoch: LaneEpoch? = nil, slots: [SlotRef]? = nil) -> CompletionRecord {
+/// The completion record of a part.
+func record(
+    _ terms: GrantTerms, part: Int = 0, epoch: LaneEpoch? = nil, slots: [SlotRef]? = nil
+) -> CompletionRecord {
     CompletionRecord(
-        handoff: terms.handoff, epoch: epoch ?? terms.epoch,
-        pages: (slots ?? terms.slots).map { SealedPage(slot: $0, digest: UInt64($0.index)) })
+        handoff: terms.handoff, part: part, epoch: epoch ?? terms.parts[part].epoch,
+        pages: (slots ?? terms.part(part)?.slots ?? []).map { SealedPage(slot: $0, digest: UInt64($0.index)) })
+}
+
+/// Of a grant with one part.
+extension GrantTerms {
+    var lane: LaneID { parts[0].lane }
+    var epoch: LaneEpoch { parts[0].epoch }
+    var whole: PartTerms? { part(0) }
 }
 
 struct Missing: Error {}

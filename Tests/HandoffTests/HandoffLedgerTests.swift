@@ -3,13 +3,13 @@ import Testing
 
 private let id = handoff(1)
 private let terms = GrantTerms(
-    handoff: id, decode: decodeD, lane: LaneID(1), epoch: LaneEpoch(1),
-    slots: [SlotRef(index: 0, generation: Generation(1))])
+    handoff: id, decode: decodeD, slots: [SlotRef(index: 0, generation: Generation(1))], lent: 0,
+    parts: [GrantPart(writer: prefillP, lane: LaneID(1), epoch: LaneEpoch(1), pages: 0..<1, layers: 0..<4)])
 
 /// A ledger with one row brought into a phase.
 private func ledger(_ phase: String, delivered: Int = 0) -> HandoffLedger {
     var ledger = HandoffLedger(router: routerA)
-    _ = ledger.open(id, prefill: prefillP, decode: decodeD, delivered: delivered)
+    _ = ledger.open(id, prefills: [prefillP], decode: decodeD, delivered: delivered)
     if phase != "reserving" { _ = ledger.granted(terms, from: decodeD) }
     switch phase {
     case "written": _ = ledger.written(id, from: prefillP)
@@ -40,11 +40,11 @@ private let allPhases = [
 @Suite struct HandoffLedgerTests {
     @Test func theStraightPath() {
         var ledger = HandoffLedger(router: routerA)
-        let open = ledger.open(id, prefill: prefillP, decode: decodeD, delivered: 0)
+        let open = ledger.open(id, prefills: [prefillP], decode: decodeD, delivered: 0)
         #expect(
             open == [.sendReserve(id, to: decodeD), .setDeadline(.reserveAnswer, id), .setDeadline(.retransmit, id)])
         let granted = ledger.granted(terms, from: decodeD)
-        #expect(granted.contains(.sendPrefill(terms, to: prefillP)))
+        #expect(granted.contains(.sendPrefill(terms, part: 0, to: prefillP)))
         let accepted = ledger.accepted(id, from: prefillP)
         #expect(accepted == [.clearDeadline(.retransmit, id)])
         let written = ledger.written(id, from: prefillP)
@@ -76,7 +76,7 @@ private let allPhases = [
         #expect(cancel.contains(.sendCancel(id, to: prefillP)) && cancel.contains(.sendCancel(id, to: decodeD)))
         #expect(cancel.contains(.setDeadline(.drainBudget, id)))
         let drained = ledger.drained(id, posted: 5, completed: 5, from: prefillP)
-        #expect(drained.contains(.sendReclaim(id, to: decodeD)))
+        #expect(drained.contains(.sendReclaim(id, PartSet(0), to: decodeD)))
         let reclaimed = ledger.reclaimed(id, .drained, from: decodeD)
         #expect(reclaimed.last == .settled(id))
     }
@@ -84,13 +84,13 @@ private let allPhases = [
     @Test func withoutAWholeDrainedThereIsAFence() {
         var ledger = ledger("draining")
         let partial = ledger.drained(id, posted: 5, completed: 4, from: prefillP)
-        #expect(partial.contains(.sendFence(id, to: decodeD)))
+        #expect(partial.contains(.sendFence(id, PartSet(0), to: decodeD)))
         var silent = HandoffLedger(router: routerA)
-        _ = silent.open(id, prefill: prefillP, decode: decodeD, delivered: 0)
+        _ = silent.open(id, prefills: [prefillP], decode: decodeD, delivered: 0)
         _ = silent.granted(terms, from: decodeD)
         _ = silent.cancel(id)
         let budget = silent.deadlinePassed(.drainBudget, id)
-        #expect(budget.contains(.sendFence(id, to: decodeD)))
+        #expect(budget.contains(.sendFence(id, PartSet(0), to: decodeD)))
         let lost = silent.nodeLost(prefillP)
         #expect(lost.isEmpty)
         let reclaimed = silent.reclaimed(id, .fenced, from: decodeD)
@@ -108,7 +108,7 @@ private let allPhases = [
         var ledger = ledger("reserving")
         let late = ledger.deadlinePassed(.reserveAnswer, id)
         #expect(late.first == .deliver(id, .failed(HandoffFailure(.reserveTimeout))))
-        #expect(late.contains(.sendReclaim(id, to: decodeD)))
+        #expect(late.contains(.sendReclaim(id, .all, to: decodeD)))
         let grant = ledger.granted(terms, from: decodeD)
         #expect(grant.isEmpty)
         let reclaimed = ledger.reclaimed(id, .drained, from: decodeD)
@@ -192,10 +192,10 @@ private let allPhases = [
 
     @Test func prefillIsRepeatedUntilItIsAccepted() {
         var ledger = HandoffLedger(router: routerA)
-        _ = ledger.open(id, prefill: prefillP, decode: decodeD, delivered: 0)
+        _ = ledger.open(id, prefills: [prefillP], decode: decodeD, delivered: 0)
         _ = ledger.granted(terms, from: decodeD)
         let again = ledger.deadlinePassed(.retransmit, id)
-        #expect(again == [.sendPrefill(terms, to: prefillP), .setDeadline(.retransmit, id)])
+        #expect(again == [.sendPrefill(terms, part: 0, to: prefillP), .setDeadline(.retransmit, id)])
         let accepted = ledger.accepted(id, from: prefillP)
         #expect(accepted == [.clearDeadline(.retransmit, id)])
         let quiet = ledger.deadlinePassed(.retransmit, id)
@@ -236,12 +236,12 @@ private let allPhases = [
     @Test func whatNobodyKnowsIsEnded() {
         var ledger = HandoffLedger(router: routerA)
         let grant = ledger.granted(terms, from: decodeD)
-        #expect(grant == [.sendFence(id, to: decodeD)])
+        #expect(grant == [.sendFence(id, .all, to: decodeD)])
         let sealed = ledger.sealed(id, from: decodeD)
         #expect(sealed == [.sendCancel(id, to: decodeD)])
         let foreign = handoff(1, router: Incarnation(0xB))
         let open = ledger.nodeAttached(decodeD, open: [id, foreign], isDecode: true)
-        #expect(open == [.sendFence(id, to: decodeD)])
+        #expect(open == [.sendFence(id, .all, to: decodeD)])
         let source = ledger.nodeAttached(prefillP, open: [id, foreign], isDecode: false)
         #expect(source == [.sendCancel(id, to: prefillP)])
     }
@@ -252,7 +252,7 @@ private let allPhases = [
         _ = decodeBack.nodeLost(decodeD)
         #expect(decodeBack.rows.first?.phase == "releasing")
         let fence = decodeBack.nodeAttached(decodeD, open: [id], isDecode: true)
-        #expect(fence == [.sendFence(id, to: decodeD)])
+        #expect(fence == [.sendFence(id, .all, to: decodeD)])
 
         var prefillBack = ledger("decoding")
         _ = prefillBack.nodeLost(prefillP)

@@ -6,13 +6,14 @@ private struct Prefill: ~Copyable {
     var handoffs = PrefillHandoffs(shape: PageShape(layers: Prefill.layers, layerBytes: 100))
     let lane = LaneKey(decode: decodeD, lane: LaneID(3))
     let id = handoff(1)
-    let terms: GrantTerms
+    let terms: PartTerms
     let sources: [SlotRef]
 
-    init(pages: UInt32 = 2) {
+    init(pages: UInt32 = 2, layers: Int = Prefill.layers) {
         let slots = (0..<pages).map { SlotRef(index: $0 + 10, generation: Generation(5)) }
         sources = (0..<pages).map { SlotRef(index: $0, generation: Generation(1)) }
-        terms = GrantTerms(handoff: id, decode: decodeD, lane: lane.lane, epoch: LaneEpoch(2), slots: slots)
+        terms = PartTerms(
+            handoff: id, decode: decodeD, lane: lane.lane, epoch: LaneEpoch(2), slots: slots, layers: layers)
         handoffs.laneOpened(lane)
     }
 
@@ -32,11 +33,9 @@ private struct Prefill: ~Copyable {
         handoffs.acknowledged(lane, id, terms.epoch, records: records)
     }
 
-    func drained(_ posted: Int, _ completed: Int) -> [PrefillAction] {
-        [
-            .clearDeadline(.laneDrain, id), .unpin(id), .sendDrained(id, posted: posted, completed: completed),
-            .settled(id),
-        ]
+    func drained(_ posted: Int, _ completed: Int, isUnpinned: Bool = false) -> [PrefillAction] {
+        [.clearDeadline(.laneDrain, id)] + (isUnpinned ? [] : [.unpin(id)])
+            + [.sendDrained(id, posted: posted, completed: completed), .settled(id)]
     }
 }
 
@@ -59,10 +58,10 @@ private struct Prefill: ~Copyable {
         let acknowledged = node.acknowledge(4)
         #expect(acknowledged.isEmpty)
         let written = node.handoffs.completionAcknowledged(node.lane, node.id, node.terms.epoch)
-        #expect(written == [.sendWritten(node.id, bytes: 800)])
+        #expect(written == [.unpin(node.id), .sendWritten(node.id, bytes: 800)])
         #expect(node.handoffs.laneCounts(to: decodeD).idle == 1)
         let released = node.handoffs.release(node.id)
-        #expect(released == node.drained(4, 4))
+        #expect(released == node.drained(4, 4, isUnpinned: true))
         let again = node.handoffs.release(node.id)
         #expect(again == [.sendDrained(node.id, posted: 4, completed: 4)])
         #expect(node.handoffs.counters.unpins == 1)
@@ -71,7 +70,7 @@ private struct Prefill: ~Copyable {
     @Test func writesInFlightAreBoundedAndWhatWaitsIsMerged() {
         let layers = WriteLimits.recordsInFlightMax + 3
         var handoffs = PrefillHandoffs(shape: PageShape(layers: layers, layerBytes: 100))
-        let model = Prefill(pages: 1)
+        let model = Prefill(pages: 1, layers: layers)
         handoffs.laneOpened(model.lane)
         _ = handoffs.prefill(model.terms, pages: 1)
         _ = handoffs.started(model.id, sources: model.sources)
@@ -172,17 +171,19 @@ private struct Prefill: ~Copyable {
         var node = Prefill()
         let short = node.handoffs.prefill(node.terms, pages: 3)
         #expect(short.first == .sendFailed(node.id, HandoffFailure(.badGrant, retryable: false)))
-        let elsewhere = GrantTerms(
+        let elsewhere = PartTerms(
             handoff: handoff(2), decode: Incarnation(99), lane: node.lane.lane, epoch: LaneEpoch(1),
-            slots: node.terms.slots)
+            slots: node.terms.slots, layers: Prefill.layers)
         let noLane = node.handoffs.prefill(elsewhere, pages: 2)
         #expect(noLane.first == .sendFailed(handoff(2), HandoffFailure(.laneLost)))
-        let third = GrantTerms(
-            handoff: handoff(3), decode: decodeD, lane: node.lane.lane, epoch: LaneEpoch(3), slots: node.terms.slots)
+        let third = PartTerms(
+            handoff: handoff(3), decode: decodeD, lane: node.lane.lane, epoch: LaneEpoch(3), slots: node.terms.slots,
+            layers: Prefill.layers)
         let first = node.handoffs.prefill(third, pages: 2)
         #expect(first == [.sendAccepted(handoff(3)), .startCompute(handoff(3))])
-        let fourth = GrantTerms(
-            handoff: handoff(4), decode: decodeD, lane: node.lane.lane, epoch: LaneEpoch(4), slots: node.terms.slots)
+        let fourth = PartTerms(
+            handoff: handoff(4), decode: decodeD, lane: node.lane.lane, epoch: LaneEpoch(4), slots: node.terms.slots,
+            layers: Prefill.layers)
         let twice = node.handoffs.prefill(fourth, pages: 2)
         #expect(twice.first == .sendFailed(handoff(4), HandoffFailure(.badGrant)))
     }
@@ -191,8 +192,9 @@ private struct Prefill: ~Copyable {
         var node = Prefill()
         node.start()
         _ = node.ready(0..<Prefill.layers)
-        let next = GrantTerms(
-            handoff: handoff(2), decode: decodeD, lane: node.lane.lane, epoch: LaneEpoch(3), slots: node.terms.slots)
+        let next = PartTerms(
+            handoff: handoff(2), decode: decodeD, lane: node.lane.lane, epoch: LaneEpoch(3), slots: node.terms.slots,
+            layers: Prefill.layers)
         let actions = node.handoffs.prefill(next, pages: 2)
         #expect(actions == [.sendAccepted(handoff(2)), .startCompute(handoff(2))])
     }
@@ -225,7 +227,9 @@ private struct Prefill: ~Copyable {
         let passed = node.handoffs.deadlinePassed(.laneDrain, node.id)
         #expect(passed == [.closeLane(node.lane)])
         let record = node.handoffs.completionAcknowledged(node.lane, node.id, node.terms.epoch)
-        #expect(record == [.sendWritten(node.id, bytes: 800)] + node.drained(1, 1))
+        #expect(
+            record
+                == [.unpin(node.id), .sendWritten(node.id, bytes: 800)] + node.drained(1, 1, isUnpinned: true))
     }
 
     @Test func failedComputingIsReportedAndDrained() {

@@ -4,7 +4,7 @@ import Testing
 
 @Suite struct SlotPoolTests {
     @Test func generationsChangeWheneverASlotLeavesItsOwner() throws {
-        var pool = SlotPool(slotCount: 2)
+        var pool = SlotPool(slotCount: 1)
         let leased = try need(pool.lease(1))
         #expect(leased[0].generation == Generation(1))
         pool.release(leased[0])
@@ -13,6 +13,22 @@ import Testing
         #expect(again[0].generation == Generation(2))
         #expect(pool.state(of: leased[0]) == nil)
         #expect(pool.state(of: again[0]) == .inUse)
+    }
+
+    /// The slot that has been free longest is next, whatever was freed since.
+    @Test func slotsAreGivenFirstInFirstOut() throws {
+        var pool = SlotPool(slotCount: 3)
+        let first = try need(pool.lease(2))
+        #expect(first.map(\.index) == [0, 1])
+        pool.release(first[1])
+        pool.release(first[0])
+        var taken: [UInt32] = []
+        for _ in 0..<20 {
+            let slot = try need(pool.lease(1))[0]
+            taken.append(slot.index)
+            pool.release(slot)
+        }
+        #expect(taken.prefix(7) == [2, 1, 0, 2, 1, 0, 2])
     }
 
     @Test func aPoolGivesAllOrNothing() {

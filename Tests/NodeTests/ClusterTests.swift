@@ -70,7 +70,7 @@ import Testing
             cluster.router.toPrefill(.cancel(handoff))
             let drained = try await cluster.router.drained(handoff)
             #expect(drained == (0, 0))
-            cluster.router.toDecode(.reclaim(handoff))
+            cluster.router.toDecode(.reclaim(handoff, .all))
             #expect(try await cluster.router.reclaimed(handoff) == .drained)
             try await cluster.expectSettled()
             // A late order of the cancelled handoff starts nothing.
@@ -92,7 +92,7 @@ import Testing
                 cluster.router.toDecode(.cancel(handoff))
                 let (posted, completed) = try await cluster.router.drained(handoff)
                 #expect(posted >= completed)
-                cluster.router.toDecode(posted == completed ? .reclaim(handoff) : .fence(handoff))
+                cluster.router.toDecode(posted == completed ? .reclaim(handoff, .all) : .fence(handoff, .all))
                 // It may have sealed before the cancel: then the sequence was ended instead.
                 _ = try await cluster.router.wait("end") { message in
                     switch message {
@@ -114,7 +114,7 @@ import Testing
             let handoff = ScriptedRouter.id(1)
             try cluster.router.reserve(handoff, prompt(100), maxTokens: 5)
             _ = try await cluster.router.granted(handoff)
-            cluster.router.toDecode(.fence(handoff))
+            cluster.router.toDecode(.fence(handoff, .all))
             #expect(try await cluster.router.reclaimed(handoff) == .fenced)
             try await cluster.expectSettled()
             // The lane is rebuilt.
@@ -183,16 +183,20 @@ import Testing
             #expect(try await router.refusal(ScriptedRouter.id(6)).reason == .busy)
             // A grant that fits neither the prompt nor any lane; messages for the other role; an unknown handoff.
             let terms = GrantTerms(
-                handoff: ScriptedRouter.id(7), decode: Incarnation(5), lane: LaneID(77), epoch: LaneEpoch(1),
-                slots: [SlotRef(index: 1 << 30, generation: Generation(1))])
+                handoff: ScriptedRouter.id(7), decode: Incarnation(5),
+                slots: [SlotRef(index: 1 << 30, generation: Generation(1))], lent: 0,
+                parts: [
+                    GrantPart(
+                        writer: Incarnation(6), lane: LaneID(77), epoch: LaneEpoch(1), pages: 0..<1, layers: 0..<1)
+                ])
             router.toPrefill(.prefill(PrefillOrder(grant: terms, tokens: prompt(100))))
             _ = try await router.drained(ScriptedRouter.id(7))
-            router.toPrefill(.fence(ScriptedRouter.id(4)))
+            router.toPrefill(.fence(ScriptedRouter.id(4), .all))
             router.toDecode(.release(ScriptedRouter.id(4)))
-            router.toDecode(.fence(ScriptedRouter.id(12345)))
+            router.toDecode(.fence(ScriptedRouter.id(12345), .all))
             #expect(try await router.reclaimed(ScriptedRouter.id(12345)) == .drained)
             // Everything still works.
-            for request in 4...5 as ClosedRange<UInt64> { router.toDecode(.fence(ScriptedRouter.id(request))) }
+            for request in 4...5 as ClosedRange<UInt64> { router.toDecode(.fence(ScriptedRouter.id(request), .all)) }
             _ = try await router.reclaimed(ScriptedRouter.id(5))
             try await cluster.expectSettled()
             try await router.lanesIdle(4)

@@ -245,7 +245,9 @@ final class ScriptedRouter: Sendable {
         let prefill = try #require(server.node(named: "prefill-1")).incarnation
         toDecode(
             .reserve(
-                Reservation(handoff: handoff, prefill: prefill, tokens: prompt, delivered: 0, sampling: sampling)))
+                Reservation(
+                    handoff: handoff, shares: [Share(writer: prefill)], tokens: prompt, delivered: 0, sampling: sampling
+                )))
     }
 
     /// Reserves until it is granted; a lack of lanes or pages is tried again under the next number.

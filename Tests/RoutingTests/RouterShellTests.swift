@@ -33,13 +33,17 @@ private final class LiveNodes: Sendable {
         switch message {
         case .reserve(let reservation):
             reservations.withLock { $0[reservation.handoff] = reservation }
+            let slots = (0..<UInt32((reservation.tokens.count + 15) / 16)).map {
+                SlotRef(index: $0, generation: Generation(1))
+            }
+            let parts = reservation.shares.map { share in
+                GrantPart(
+                    writer: share.writer, lane: LaneID(1), epoch: LaneEpoch(1), pages: 0..<slots.count, layers: 0..<1)
+            }
             router.received(
                 .granted(
-                    GrantTerms(
-                        handoff: reservation.handoff, decode: id, lane: LaneID(1), epoch: LaneEpoch(1),
-                        slots: (0..<UInt32((reservation.tokens.count + 15) / 16)).map {
-                            SlotRef(index: $0, generation: Generation(1))
-                        })), from: id)
+                    GrantTerms(handoff: reservation.handoff, decode: id, slots: slots, lent: 0, parts: parts)), from: id
+            )
         case .prefill(let order): generate(order.grant.handoff)
         case .release(let handoff), .cancel(let handoff):
             if id == Incarnation(1) {

@@ -202,16 +202,17 @@ final class LaneHarness {
 }
 
 func terms(_ lane: LaneID, epoch: UInt32 = 1, slots: Range<Int>, generation: UInt32 = 1, request: UInt64 = 1)
-    -> GrantTerms
+    -> PartTerms
 {
-    GrantTerms(
+    PartTerms(
         handoff: HandoffID(router: Incarnation(1), request: request, attempt: 1), decode: decodeNode, lane: lane,
         epoch: LaneEpoch(epoch),
-        slots: slots.map { SlotRef(index: UInt32($0), generation: Generation(generation)) })
+        slots: slots.map { SlotRef(index: UInt32($0), generation: Generation(generation)) },
+        layers: testShape.layerCount)
 }
 
 /// One record with some layers of all pages of a grant; page i is read from source slot i.
-func batch(_ terms: GrantTerms, layers: Range<Int>, pages: Range<Int>? = nil) -> WriteBatch {
+func batch(_ terms: PartTerms, layers: Range<Int>, pages: Range<Int>? = nil) -> WriteBatch {
     let bytes = testShape.bytes(of: layers)
     let ranges = (pages ?? 0..<terms.slots.count).map { page in
         WriteRange(
@@ -304,7 +305,8 @@ final class RawPeer {
     func sendHeader(
         _ header: FrameHeader, ranges: [WireRange] = [], pages: [CompletionLayout.Page] = [], digests: Bool = true
     ) {
-        let layout = CompletionLayout(pages: pages.count, digests: digests, shape: testShape)
+        let layout = CompletionLayout(
+            pages: pages.count, digests: digests, layers: 0..<testShape.layerCount)
         let count =
             LaneWire.headerBytes + ranges.count * LaneWire.rangeBytes
             + (header.kind == .completion ? layout.bytes : 0)

@@ -76,9 +76,9 @@ extension Lanes {
             defer { lanes.shutdown() }
             let key = try lanes.connect()
             let slots = (0..<600).map { SlotRef(index: UInt32(1199 - 2 * $0), generation: Generation(1)) }
-            let grant = GrantTerms(
+            let grant = PartTerms(
                 handoff: HandoffID(router: Incarnation(1), request: 1, attempt: 1), decode: decodeNode,
-                lane: key.lane, epoch: LaneEpoch(1), slots: slots)
+                lane: key.lane, epoch: LaneEpoch(1), slots: slots, layers: testShape.layerCount)
             #expect(lanes.listener.bind(grant))
             var posted = 0
             for first in stride(from: 0, to: 600, by: 30) {

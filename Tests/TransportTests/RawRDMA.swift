@@ -39,7 +39,7 @@ final class RawRDMAPeer {
 
     /// A frame with the pages of a completion record, whose digests are one number per layer.
     static func frame(_ header: FrameHeader, pages: [SlotRef] = []) -> [UInt8] {
-        let layout = CompletionLayout(pages: pages.count, digests: true, shape: testShape)
+        let layout = CompletionLayout(pages: pages.count, digests: true, layers: 0..<testShape.layerCount)
         let count =
             header.kind == .ready
             ? RDMAWire.messageBytes : LaneWire.headerBytes + (header.kind == .completion ? layout.bytes : 0)

@@ -9,3 +9,6 @@ void host_report_crashes(const char *process);
 
 /// Raises the soft limit of open descriptors to the hard one, at most `wanted`; the soft limit there is now.
 uint64_t host_raise_descriptor_limit(uint64_t wanted);
+
+/// Not 0 when this signal is ignored.
+int host_ignores(int signal);

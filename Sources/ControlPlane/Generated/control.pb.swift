@@ -243,6 +243,7 @@ package nonisolated struct Baton_Control_V1_SlotRef: Sendable {
   package init() {}
 }
 
+/// What the decode node promises. The parts cover every layer of every page behind the lent ones, and no two overlap.
 package nonisolated struct Baton_Control_V1_Grant: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -260,17 +261,70 @@ package nonisolated struct Baton_Control_V1_Grant: Sendable {
   /// incarnation of the decode node
   package var decode: UInt64 = 0
 
-  package var lane: UInt32 = 0
-
-  package var epoch: UInt32 = 0
-
+  /// in block-table order
   package var slots: [Baton_Control_V1_SlotRef] = []
+
+  /// the first so many are pages that the decode node has: they are read and never written
+  package var lent: UInt32 = 0
+
+  package var parts: [Baton_Control_V1_Part] = []
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _handoff: Baton_Control_V1_HandoffID? = nil
+}
+
+/// What one writer may write of a grant.
+package nonisolated struct Baton_Control_V1_Part: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// incarnation of the prefill node
+  package var writer: UInt64 = 0
+
+  package var lane: UInt32 = 0
+
+  package var epoch: UInt32 = 0
+
+  /// position in the block table
+  package var firstPage: UInt32 = 0
+
+  package var pages: UInt32 = 0
+
+  package var firstLayer: UInt32 = 0
+
+  package var layers: UInt32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+/// What one writer is to write.
+package nonisolated struct Baton_Control_V1_Share: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// incarnation of the prefill node
+  package var writer: UInt64 = 0
+
+  package var firstPage: UInt32 = 0
+
+  /// 0: to the last
+  package var pages: UInt32 = 0
+
+  package var firstLayer: UInt32 = 0
+
+  /// 0: to the last
+  package var layers: UInt32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 package nonisolated struct Baton_Control_V1_FromNode: Sendable {
@@ -1395,12 +1449,6 @@ package nonisolated struct Baton_Control_V1_Reserve: @unchecked Sendable {
   /// Clears the value of `handoff`. Subsequent reads from it will return its default value.
   package mutating func clearHandoff() {_uniqueStorage()._handoff = nil}
 
-  /// incarnation of the prefill node that will write
-  package var prefill: UInt64 {
-    get {_storage._prefill}
-    set {_uniqueStorage()._prefill = newValue}
-  }
-
   /// prompt, then tokens delivered by earlier attempts
   package var tokens: [UInt32] {
     get {_storage._tokens}
@@ -1421,6 +1469,11 @@ package nonisolated struct Baton_Control_V1_Reserve: @unchecked Sendable {
   package var hasSampling: Bool {_storage._sampling != nil}
   /// Clears the value of `sampling`. Subsequent reads from it will return its default value.
   package mutating func clearSampling() {_uniqueStorage()._sampling = nil}
+
+  package var shares: [Baton_Control_V1_Share] {
+    get {_storage._shares}
+    set {_uniqueStorage()._shares = newValue}
+  }
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1446,6 +1499,9 @@ package nonisolated struct Baton_Control_V1_Reclaim: Sendable {
   /// drained; writeComplete and fenced are the decode node's own findings
   package var proof: Baton_Control_V1_ProofKind = .proofUnspecified
 
+  /// bit i: part i
+  package var parts: UInt32 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -1466,6 +1522,9 @@ package nonisolated struct Baton_Control_V1_Fence: Sendable {
   package var hasHandoff: Bool {self._handoff != nil}
   /// Clears the value of `handoff`. Subsequent reads from it will return its default value.
   package mutating func clearHandoff() {self._handoff = nil}
+
+  /// bit i: part i
+  package var parts: UInt32 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1489,6 +1548,9 @@ package nonisolated struct Baton_Control_V1_Prefill: Sendable {
   package mutating func clearGrant() {self._grant = nil}
 
   package var tokens: [UInt32] = []
+
+  /// which one the receiver of this message is to write
+  package var part: UInt32 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1712,7 +1774,7 @@ nonisolated extension Baton_Control_V1_SlotRef: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension Baton_Control_V1_Grant: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Grant"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0\u{1}decode\0\u{1}lane\0\u{1}epoch\0\u{1}slots\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0\u{1}decode\0\u{2}\u{3}slots\0\u{1}lent\0\u{1}parts\0\u{c}\u{3}\u{1}\u{c}\u{4}\u{1}")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1722,9 +1784,9 @@ nonisolated extension Baton_Control_V1_Grant: SwiftProtobuf.Message, SwiftProtob
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._handoff) }()
       case 2: try { try decoder.decodeSingularFixed64Field(value: &self.decode) }()
-      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.lane) }()
-      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
       case 5: try { try decoder.decodeRepeatedMessageField(value: &self.slots) }()
+      case 6: try { try decoder.decodeSingularUInt32Field(value: &self.lent) }()
+      case 7: try { try decoder.decodeRepeatedMessageField(value: &self.parts) }()
       default: break
       }
     }
@@ -1741,14 +1803,14 @@ nonisolated extension Baton_Control_V1_Grant: SwiftProtobuf.Message, SwiftProtob
     if self.decode != 0 {
       try visitor.visitSingularFixed64Field(value: self.decode, fieldNumber: 2)
     }
-    if self.lane != 0 {
-      try visitor.visitSingularUInt32Field(value: self.lane, fieldNumber: 3)
-    }
-    if self.epoch != 0 {
-      try visitor.visitSingularUInt32Field(value: self.epoch, fieldNumber: 4)
-    }
     if !self.slots.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.slots, fieldNumber: 5)
+    }
+    if self.lent != 0 {
+      try visitor.visitSingularUInt32Field(value: self.lent, fieldNumber: 6)
+    }
+    if !self.parts.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.parts, fieldNumber: 7)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1756,9 +1818,119 @@ nonisolated extension Baton_Control_V1_Grant: SwiftProtobuf.Message, SwiftProtob
   package static func ==(lhs: Baton_Control_V1_Grant, rhs: Baton_Control_V1_Grant) -> Bool {
     if lhs._handoff != rhs._handoff {return false}
     if lhs.decode != rhs.decode {return false}
+    if lhs.slots != rhs.slots {return false}
+    if lhs.lent != rhs.lent {return false}
+    if lhs.parts != rhs.parts {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Baton_Control_V1_Part: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".Part"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}writer\0\u{1}lane\0\u{1}epoch\0\u{3}first_page\0\u{1}pages\0\u{3}first_layer\0\u{1}layers\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularFixed64Field(value: &self.writer) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.lane) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.epoch) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.firstPage) }()
+      case 5: try { try decoder.decodeSingularUInt32Field(value: &self.pages) }()
+      case 6: try { try decoder.decodeSingularUInt32Field(value: &self.firstLayer) }()
+      case 7: try { try decoder.decodeSingularUInt32Field(value: &self.layers) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.writer != 0 {
+      try visitor.visitSingularFixed64Field(value: self.writer, fieldNumber: 1)
+    }
+    if self.lane != 0 {
+      try visitor.visitSingularUInt32Field(value: self.lane, fieldNumber: 2)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt32Field(value: self.epoch, fieldNumber: 3)
+    }
+    if self.firstPage != 0 {
+      try visitor.visitSingularUInt32Field(value: self.firstPage, fieldNumber: 4)
+    }
+    if self.pages != 0 {
+      try visitor.visitSingularUInt32Field(value: self.pages, fieldNumber: 5)
+    }
+    if self.firstLayer != 0 {
+      try visitor.visitSingularUInt32Field(value: self.firstLayer, fieldNumber: 6)
+    }
+    if self.layers != 0 {
+      try visitor.visitSingularUInt32Field(value: self.layers, fieldNumber: 7)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Baton_Control_V1_Part, rhs: Baton_Control_V1_Part) -> Bool {
+    if lhs.writer != rhs.writer {return false}
     if lhs.lane != rhs.lane {return false}
     if lhs.epoch != rhs.epoch {return false}
-    if lhs.slots != rhs.slots {return false}
+    if lhs.firstPage != rhs.firstPage {return false}
+    if lhs.pages != rhs.pages {return false}
+    if lhs.firstLayer != rhs.firstLayer {return false}
+    if lhs.layers != rhs.layers {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Baton_Control_V1_Share: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".Share"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}writer\0\u{3}first_page\0\u{1}pages\0\u{3}first_layer\0\u{1}layers\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularFixed64Field(value: &self.writer) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.firstPage) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.pages) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.firstLayer) }()
+      case 5: try { try decoder.decodeSingularUInt32Field(value: &self.layers) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.writer != 0 {
+      try visitor.visitSingularFixed64Field(value: self.writer, fieldNumber: 1)
+    }
+    if self.firstPage != 0 {
+      try visitor.visitSingularUInt32Field(value: self.firstPage, fieldNumber: 2)
+    }
+    if self.pages != 0 {
+      try visitor.visitSingularUInt32Field(value: self.pages, fieldNumber: 3)
+    }
+    if self.firstLayer != 0 {
+      try visitor.visitSingularUInt32Field(value: self.firstLayer, fieldNumber: 4)
+    }
+    if self.layers != 0 {
+      try visitor.visitSingularUInt32Field(value: self.layers, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Baton_Control_V1_Share, rhs: Baton_Control_V1_Share) -> Bool {
+    if lhs.writer != rhs.writer {return false}
+    if lhs.firstPage != rhs.firstPage {return false}
+    if lhs.pages != rhs.pages {return false}
+    if lhs.firstLayer != rhs.firstLayer {return false}
+    if lhs.layers != rhs.layers {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3812,14 +3984,14 @@ nonisolated extension Baton_Control_V1_LogitBias: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Baton_Control_V1_Reserve: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Reserve"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0\u{1}prefill\0\u{1}tokens\0\u{1}delivered\0\u{1}sampling\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0\u{2}\u{2}tokens\0\u{1}delivered\0\u{1}sampling\0\u{1}shares\0\u{c}\u{2}\u{1}")
 
   fileprivate class _StorageClass {
     var _handoff: Baton_Control_V1_HandoffID? = nil
-    var _prefill: UInt64 = 0
     var _tokens: [UInt32] = []
     var _delivered: UInt32 = 0
     var _sampling: Baton_Control_V1_Sampling? = nil
+    var _shares: [Baton_Control_V1_Share] = []
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -3831,10 +4003,10 @@ nonisolated extension Baton_Control_V1_Reserve: SwiftProtobuf.Message, SwiftProt
 
     init(copying source: _StorageClass) {
       _handoff = source._handoff
-      _prefill = source._prefill
       _tokens = source._tokens
       _delivered = source._delivered
       _sampling = source._sampling
+      _shares = source._shares
     }
   }
 
@@ -3854,10 +4026,10 @@ nonisolated extension Baton_Control_V1_Reserve: SwiftProtobuf.Message, SwiftProt
         // enabled. https://github.com/apple/swift-protobuf/issues/1034
         switch fieldNumber {
         case 1: try { try decoder.decodeSingularMessageField(value: &_storage._handoff) }()
-        case 2: try { try decoder.decodeSingularFixed64Field(value: &_storage._prefill) }()
         case 3: try { try decoder.decodeRepeatedUInt32Field(value: &_storage._tokens) }()
         case 4: try { try decoder.decodeSingularUInt32Field(value: &_storage._delivered) }()
         case 5: try { try decoder.decodeSingularMessageField(value: &_storage._sampling) }()
+        case 6: try { try decoder.decodeRepeatedMessageField(value: &_storage._shares) }()
         default: break
         }
       }
@@ -3873,9 +4045,6 @@ nonisolated extension Baton_Control_V1_Reserve: SwiftProtobuf.Message, SwiftProt
       try { if let v = _storage._handoff {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
       } }()
-      if _storage._prefill != 0 {
-        try visitor.visitSingularFixed64Field(value: _storage._prefill, fieldNumber: 2)
-      }
       if !_storage._tokens.isEmpty {
         try visitor.visitPackedUInt32Field(value: _storage._tokens, fieldNumber: 3)
       }
@@ -3885,6 +4054,9 @@ nonisolated extension Baton_Control_V1_Reserve: SwiftProtobuf.Message, SwiftProt
       try { if let v = _storage._sampling {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
       } }()
+      if !_storage._shares.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._shares, fieldNumber: 6)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -3895,10 +4067,10 @@ nonisolated extension Baton_Control_V1_Reserve: SwiftProtobuf.Message, SwiftProt
         let _storage = _args.0
         let rhs_storage = _args.1
         if _storage._handoff != rhs_storage._handoff {return false}
-        if _storage._prefill != rhs_storage._prefill {return false}
         if _storage._tokens != rhs_storage._tokens {return false}
         if _storage._delivered != rhs_storage._delivered {return false}
         if _storage._sampling != rhs_storage._sampling {return false}
+        if _storage._shares != rhs_storage._shares {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -3910,7 +4082,7 @@ nonisolated extension Baton_Control_V1_Reserve: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension Baton_Control_V1_Reclaim: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Reclaim"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0\u{1}proof\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0\u{1}proof\0\u{1}parts\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3920,6 +4092,7 @@ nonisolated extension Baton_Control_V1_Reclaim: SwiftProtobuf.Message, SwiftProt
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._handoff) }()
       case 2: try { try decoder.decodeSingularEnumField(value: &self.proof) }()
+      case 3: try { try decoder.decodeSingularFixed32Field(value: &self.parts) }()
       default: break
       }
     }
@@ -3936,12 +4109,16 @@ nonisolated extension Baton_Control_V1_Reclaim: SwiftProtobuf.Message, SwiftProt
     if self.proof != .proofUnspecified {
       try visitor.visitSingularEnumField(value: self.proof, fieldNumber: 2)
     }
+    if self.parts != 0 {
+      try visitor.visitSingularFixed32Field(value: self.parts, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Baton_Control_V1_Reclaim, rhs: Baton_Control_V1_Reclaim) -> Bool {
     if lhs._handoff != rhs._handoff {return false}
     if lhs.proof != rhs.proof {return false}
+    if lhs.parts != rhs.parts {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3949,7 +4126,7 @@ nonisolated extension Baton_Control_V1_Reclaim: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension Baton_Control_V1_Fence: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Fence"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}handoff\0\u{1}parts\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3958,6 +4135,7 @@ nonisolated extension Baton_Control_V1_Fence: SwiftProtobuf.Message, SwiftProtob
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._handoff) }()
+      case 2: try { try decoder.decodeSingularFixed32Field(value: &self.parts) }()
       default: break
       }
     }
@@ -3971,11 +4149,15 @@ nonisolated extension Baton_Control_V1_Fence: SwiftProtobuf.Message, SwiftProtob
     try { if let v = self._handoff {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
     } }()
+    if self.parts != 0 {
+      try visitor.visitSingularFixed32Field(value: self.parts, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Baton_Control_V1_Fence, rhs: Baton_Control_V1_Fence) -> Bool {
     if lhs._handoff != rhs._handoff {return false}
+    if lhs.parts != rhs.parts {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3983,7 +4165,7 @@ nonisolated extension Baton_Control_V1_Fence: SwiftProtobuf.Message, SwiftProtob
 
 nonisolated extension Baton_Control_V1_Prefill: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Prefill"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}grant\0\u{1}tokens\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}grant\0\u{1}tokens\0\u{1}part\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3993,6 +4175,7 @@ nonisolated extension Baton_Control_V1_Prefill: SwiftProtobuf.Message, SwiftProt
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._grant) }()
       case 2: try { try decoder.decodeRepeatedUInt32Field(value: &self.tokens) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.part) }()
       default: break
       }
     }
@@ -4009,12 +4192,16 @@ nonisolated extension Baton_Control_V1_Prefill: SwiftProtobuf.Message, SwiftProt
     if !self.tokens.isEmpty {
       try visitor.visitPackedUInt32Field(value: self.tokens, fieldNumber: 2)
     }
+    if self.part != 0 {
+      try visitor.visitSingularUInt32Field(value: self.part, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Baton_Control_V1_Prefill, rhs: Baton_Control_V1_Prefill) -> Bool {
     if lhs._grant != rhs._grant {return false}
     if lhs.tokens != rhs.tokens {return false}
+    if lhs.part != rhs.part {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

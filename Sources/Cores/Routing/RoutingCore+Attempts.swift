@@ -55,7 +55,7 @@ extension RoutingCore {
         place(handoff, run: run, on: pair)
         affinity.record(run.request.prefixHashes, on: pair.prefill)
         perform(
-            ledger.open(handoff, prefill: pair.prefill, decode: pair.decode, delivered: run.completion.count),
+            ledger.open(handoff, prefills: [pair.prefill], decode: pair.decode, delivered: run.completion.count),
             now: now)
     }
 

@@ -280,16 +280,16 @@ extension RoutingCore {
         for action in actions {
             switch action {
             case .sendReserve(let handoff, let id): sendReserve(handoff, to: id)
-            case .sendPrefill(let terms, let id):
+            case .sendPrefill(let terms, let part, let id):
                 if let placement = placements[terms.handoff] {
-                    emit(.send(.prefill(PrefillOrder(grant: terms, tokens: placement.tokens)), to: id))
+                    emit(.send(.prefill(PrefillOrder(grant: terms, part: part, tokens: placement.tokens)), to: id))
                     // Not again when it is repeated: a node that takes no order makes no progress.
                     if placement.progressBy == nil { expectWritten(terms.handoff, on: id, now: now) }
                 }
             case .sendRelease(let handoff, let id): emit(.send(.release(handoff), to: id))
             case .sendCancel(let handoff, let id): emit(.send(.cancel(handoff), to: id))
-            case .sendReclaim(let handoff, let id): emit(.send(.reclaim(handoff), to: id))
-            case .sendFence(let handoff, let id): emit(.send(.fence(handoff), to: id))
+            case .sendReclaim(let handoff, let parts, let id): emit(.send(.reclaim(handoff, parts), to: id))
+            case .sendFence(let handoff, let parts, let id): emit(.send(.fence(handoff, parts), to: id))
             case .sendQuery(let handoff, let id): emit(.send(.query(handoff), to: id))
             case .setDeadline(let name, let handoff):
                 deadlines[DeadlineKey(name: name, handoff: handoff)] = now + durations[name]
@@ -310,7 +310,7 @@ extension RoutingCore {
             .send(
                 .reserve(
                     Reservation(
-                        handoff: handoff, prefill: placement.pair.prefill, tokens: placement.tokens,
+                        handoff: handoff, shares: [Share(writer: placement.pair.prefill)], tokens: placement.tokens,
                         delivered: run.completion.count, sampling: run.request.sampling)), to: id))
     }
 

@@ -18,14 +18,21 @@ package enum DigestMode: String, Sendable, CaseIterable {
 /// grouped into writes, can be taken layer by layer as they are computed or land, and name the layer that differs.
 package struct PageDigest: Sendable, Hashable {
     package private(set) var layers: [UInt64] = []
+    /// The layer of the first of them: those of a part of a grant need not begin with the first.
+    package let firstLayer: Int
 
-    package init() {}
+    package init(firstLayer: Int = 0) { self.firstLayer = firstLayer }
 
-    package init(layers: [UInt64]) { self.layers = layers }
+    package init(layers: [UInt64], firstLayer: Int = 0) {
+        self.layers = layers
+        self.firstLayer = firstLayer
+    }
+
+    var nextLayer: Int { firstLayer + layers.count }
 
     /// Adds the next layers of a page, whose bytes start at `bytes`.
     package mutating func add(layers added: Range<Int>, at bytes: UnsafeRawPointer, shape: PageShape) {
-        precondition(added.lowerBound == layers.count, "layers \(added) after \(layers.count)")
+        precondition(added.lowerBound == nextLayer, "layers \(added) after \(nextLayer)")
         if layers.isEmpty { layers.reserveCapacity(shape.layerCount) }
         let start = shape.layerStarts[added.lowerBound]
         for layer in added {
@@ -38,10 +45,13 @@ package struct PageDigest: Sendable, Hashable {
         baton_xxh3_64(bytes, shape.layerStarts[layer + 1] - shape.layerStarts[layer])
     }
 
-    /// A whole page.
-    package static func of(page: UnsafeRawPointer, shape: PageShape) -> PageDigest {
-        var digest = PageDigest()
-        digest.add(layers: 0..<shape.layerCount, at: page, shape: shape)
+    /// Some layers of a page, all of them unless they are named.
+    package static func of(
+        page: UnsafeRawPointer, layers: Range<Int>? = nil, shape: PageShape
+    ) -> PageDigest {
+        let layers = layers ?? 0..<shape.layerCount
+        var digest = PageDigest(firstLayer: layers.lowerBound)
+        digest.add(layers: layers, at: page + shape.layerStarts[layers.lowerBound], shape: shape)
         return digest
     }
 
@@ -85,12 +95,15 @@ package enum DigestVerdict: Sendable, Equatable {
         }
     }
 
-    init(expected: [PageDigest], found: [PageDigest]) {
+    /// `firstPage`: the position in the block table of the first of them.
+    init(expected: [PageDigest], found: [PageDigest], firstPage: Int) {
         var differences: [DigestMismatch] = []
         for (page, pair) in zip(expected, found).enumerated() {
             for (layer, digests) in zip(pair.0.layers, pair.1.layers).enumerated() where digests.0 != digests.1 {
                 differences.append(
-                    DigestMismatch(page: page, layer: layer, expected: digests.0, found: digests.1))
+                    DigestMismatch(
+                        page: firstPage + page, layer: pair.0.firstLayer + layer, expected: digests.0,
+                        found: digests.1))
             }
         }
         self = differences.isEmpty ? .matching(found) : .mismatch(differences)

@@ -7,7 +7,7 @@ import Threads
 /// it may land to what is granted, where the adapter has memory windows, and takes completion records.
 final class RDMAReceiveLane: ReceivingLane {
     private enum Order: Sendable {
-        case open(GrantTerms)
+        case open(PartTerms)
         case end(LaneEpoch)
     }
 
@@ -49,7 +49,12 @@ final class RDMAReceiveLane: ReceivingLane {
         waker = try Waker()
     }
 
-    func bind(_ terms: GrantTerms) -> Bool {
+    func bind(_ terms: PartTerms) -> Bool {
+        // The adapter looks at pages, not at layers: writers that share pages are kept apart over TCP alone.
+        guard terms.layers == 0..<slab.shape.layerCount else {
+            fence(LaneCloseReason(.protocolError, "a part of layers \(terms.layers), which RDMA can't keep to them"))
+            return false
+        }
         guard gate.bind(terms) else { return false }
         if connection.domain.hasWindows { order(.open(terms)) }
         return true
@@ -70,7 +75,9 @@ final class RDMAReceiveLane: ReceivingLane {
         return ended == true ? .quiet : .unknown
     }
 
-    func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest])? { gate.digests(epoch) }
+    func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest], firstPage: Int)? {
+        gate.digests(epoch)
+    }
 
     /// Nothing is better.
     func retire() {}
@@ -145,7 +152,7 @@ final class RDMAReceiveLane: ReceivingLane {
         private var assembly = FrameAssembly()
         private let windows: GrantWindows
         /// The grant whose windows are open or being opened.
-        private var open: GrantTerms?
+        private var open: PartTerms?
         private var runsToBind: ArraySlice<(first: UInt32, count: UInt32)> = []
         private var granted: [GrantWindow] = []
         /// What the peer is still to be told.
@@ -283,9 +290,9 @@ final class RDMAReceiveLane: ReceivingLane {
         }
     }
 
-    private static func notice(_ terms: GrantTerms, _ windows: [GrantWindow]) -> [UInt8] {
+    private static func notice(_ terms: PartTerms, _ windows: [GrantWindow]) -> [UInt8] {
         let header = FrameHeader(
-            .windows, count: windows.count, handoff: terms.handoff, epoch: terms.epoch, sequence: 0)
+            .windows, count: windows.count, handoff: terms.handoff, part: terms.number, epoch: terms.epoch, sequence: 0)
         var bytes = [UInt8](repeating: 0, count: LaneWire.headerBytes + windows.count * RDMAWire.windowBytes)
         bytes.withUnsafeMutableBytes { bytes in
             header.write(to: bytes)
@@ -300,8 +307,7 @@ final class RDMAReceiveLane: ReceivingLane {
     }
 
     private func completionLayout(_ header: FrameHeader) throws(LaneViolation) -> CompletionLayout {
-        let slots = try gate.expectCompletion(header)
-        return CompletionLayout(pages: slots.count, digests: settings.digests.makesDigests, shape: slab.shape)
+        CompletionLayout(of: try gate.expectCompletion(header), digests: settings.digests.makesDigests)
     }
 
     /// Checks a completion record and closes the grant with it. Nil when the node has ended the grant since the record
@@ -316,8 +322,8 @@ final class RDMAReceiveLane: ReceivingLane {
     }
 
     private func check(_ header: FrameHeader, _ body: [UInt8]) throws(LaneViolation) -> CompletionRecord {
-        let slots = try gate.expectCompletion(header)
-        let layout = CompletionLayout(pages: slots.count, digests: settings.digests.makesDigests, shape: slab.shape)
+        let part = try gate.expectCompletion(header)
+        let layout = CompletionLayout(of: part, digests: settings.digests.makesDigests)
         let pages = try body.withUnsafeBytes { body in
             Result { () throws(LaneViolation) in
                 try layout.check(body)
@@ -326,11 +332,11 @@ final class RDMAReceiveLane: ReceivingLane {
         }.get()
         let record = CompletionRecord(header, pages)
         // Nobody saw the bytes land.
-        let found = settings.digests.makesDigests ? slab.digests(of: slots) : []
+        let found = settings.digests.makesDigests ? slab.digests(of: part) : []
         try gate.complete(record, expected: pages.map(\.digest), reading: found, shape: slab.shape)
         counters.withLock { counters in
             counters.completions += 1
-            counters.bytes += slots.count * slab.shape.pageBytes
+            counters.bytes += part.slots.count * slab.shape.bytes(of: part.layers).count
         }
         return record
     }

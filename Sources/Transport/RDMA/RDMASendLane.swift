@@ -172,7 +172,7 @@ final class RDMASendLane: SendingLane {
             }
         }
 
-        private func advance(_ terms: GrantTerms) throws(LaneViolation) -> Bool {
+        private func advance(_ terms: PartTerms) throws(LaneViolation) -> Bool {
             let before = posted
             while posted < frame.count, outstanding < connection.depth, !connection.freeSends.isEmpty {
                 let end = min(posted + RDMAWire.messageBytes, frame.count)

@@ -30,9 +30,11 @@ final class TCPReceiveLane: ReceivingLane {
         stopping = Monitor(nil)
     }
 
-    func bind(_ terms: GrantTerms) -> Bool { gate.bind(terms) }
+    func bind(_ terms: PartTerms) -> Bool { gate.bind(terms) }
     func unbind(_ epoch: LaneEpoch) -> LaneUnbinding { gate.unbind(epoch) ? .quiet : .writing }
-    func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest])? { gate.digests(epoch) }
+    func digests(_ epoch: LaneEpoch) -> (expected: [PageDigest], landed: [PageDigest], firstPage: Int)? {
+        gate.digests(epoch)
+    }
 
     func retire() {
         guard gate.retire() else { return }
@@ -165,8 +167,8 @@ final class TCPReceiveLane: ReceivingLane {
     }
 
     private func receiveCompletion(_ header: FrameHeader) throws(LaneViolation) -> CompletionRecord {
-        let slots = try gate.expectCompletion(header)
-        let layout = CompletionLayout(pages: slots.count, digests: settings.digests.makesDigests, shape: slab.shape)
+        let part = try gate.expectCompletion(header)
+        let layout = CompletionLayout(of: part, digests: settings.digests.makesDigests)
         let body = UnsafeMutableRawBufferPointer.allocate(byteCount: layout.bytes, alignment: 8)
         defer { body.deallocate() }
         // How its digests were made comes first: where it is not as the lane agreed, the rest has another length.
@@ -176,7 +178,7 @@ final class TCPReceiveLane: ReceivingLane {
         let pages = layout.read(UnsafeRawBufferPointer(body))
         let record = CompletionRecord(header, pages)
         try gate.complete(
-            record, expected: pages.map(\.digest), reading: settings.digests == .scrub ? slab.digests(of: slots) : nil,
+            record, expected: pages.map(\.digest), reading: settings.digests == .scrub ? slab.digests(of: part) : nil,
             shape: slab.shape)
         counters.withLock { $0.completions += 1 }
         try acknowledge(.completionAcknowledgement, header)
@@ -185,7 +187,7 @@ final class TCPReceiveLane: ReceivingLane {
 
     private func acknowledge(_ kind: FrameHeader.Kind, _ header: FrameHeader) throws(LaneViolation) {
         let frame = FrameHeader(
-            kind, count: 0, handoff: header.handoff, epoch: header.epoch, sequence: header.sequence)
+            kind, count: 0, handoff: header.handoff, part: header.part, epoch: header.epoch, sequence: header.sequence)
         let sent = withUnsafeTemporaryAllocation(byteCount: LaneWire.headerBytes, alignment: 8) { bytes in
             frame.write(to: bytes)
             return Result { () throws(Socket.Failure) in

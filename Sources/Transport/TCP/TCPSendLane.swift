@@ -117,7 +117,8 @@ final class TCPSendLane: SendingLane {
             sequence += 1
             precondition(batch.ranges.count >= 1 && batch.ranges.count <= WriteLimits.rangesMax, "a record's ranges")
             let header = FrameHeader(
-                .data, count: batch.ranges.count, handoff: batch.handoff, epoch: batch.epoch, sequence: sequence)
+                .data, count: batch.ranges.count, handoff: batch.handoff, part: batch.part, epoch: batch.epoch,
+                sequence: sequence)
             header.write(to: prefix)
             let body = UnsafeMutableRawBufferPointer(rebasing: prefix[LaneWire.headerBytes...])
             var writer = WireWriter(body)
@@ -150,7 +151,7 @@ final class TCPSendLane: SendingLane {
             }
         }
 
-        private mutating func sendCompletion(_ terms: GrantTerms) throws(LaneViolation) {
+        private mutating func sendCompletion(_ terms: PartTerms) throws(LaneViolation) {
             begin(terms.epoch)
             sequence += 1
             var frame = digests.completion(terms, sequence: sequence, digests: lane.digests)
