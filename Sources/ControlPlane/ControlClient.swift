@@ -6,6 +6,7 @@ package import Logging
 package import Messages
 import SwiftProtobuf
 import Synchronization
+package import Threads
 
 /// A node's end of the control plane: keeps one stream open to one router, registers on it, sends heartbeats,
 /// and comes back with growing waits when it breaks. A node has one client per router.

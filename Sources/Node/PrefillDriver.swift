@@ -16,6 +16,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
     struct Job {
         /// Until the engine has them.
         var tokens: [TokenID]
+        let lane: LaneKey
         var cachedTokens = 0
         /// When the order came, the engine began, and the latest layer was ready. The engine's own figures come
         /// after the last layer, which may already be written and acknowledged by then.
@@ -37,6 +38,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
         case post(LaneKey, WriteBatch)
         case postCompletion(LaneKey, PartTerms)
         case closeLane(LaneKey)
+        case calledOff(LaneKey)
         case setPeers([LanePeer])
         case hideFromCache(SlotRef)
         case dump(MismatchIncident)
@@ -234,7 +236,8 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
             }
             let actions = state.handoffs.prefill(terms, pages: pages)
             if actions.contains(where: { if case .startCompute = $0 { true } else { false } }) {
-                state.jobs[handoff] = Job(tokens: order.tokens.map { TokenID(truncatingIfNeeded: $0) }, received: now)
+                state.jobs[handoff] = Job(
+                    tokens: order.tokens.map { TokenID(truncatingIfNeeded: $0) }, lane: terms.key, received: now)
             }
             return actions
         }
@@ -382,6 +385,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
             state.effects.append(.submit(PrefillJob(id: handoff, tokens: tokens)))
         case .cancelCompute(let handoff):
             state.effects.append(.cancel(handoff))
+            if let lane = state.jobs[handoff]?.lane { state.effects.append(.calledOff(lane)) }
         case .post(let lane, let batch):
             if state.jobs[batch.handoff]?.firstPost == nil { state.jobs[batch.handoff]?.firstPost = now }
             state.effects.append(.post(lane, batch))
@@ -448,6 +452,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
         case .post(let lane, let batch): lanes.current?.post(lane, batch)
         case .postCompletion(let lane, let terms): lanes.current?.postCompletion(lane, terms)
         case .closeLane(let lane): lanes.current?.close(lane)
+        case .calledOff(let lane): lanes.current?.calledOff(lane)
         case .setPeers(let peers): lanes.current?.setPeers(peers)
         case .hideFromCache(let slot): engine.current?.hideFromCache(slot)
         case .dump(let incident): dump(incident)

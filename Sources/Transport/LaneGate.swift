@@ -36,6 +36,8 @@ final class LaneGate: Sendable {
         var state = State.idle
         /// Of the current grant, or of the last one. Never goes back.
         var epoch = LaneEpoch(0)
+        /// The node has been told of the completion record, and has looked at the digests.
+        var isTold = true
     }
 
     private let guarded = Monitor(Guarded())
@@ -51,10 +53,12 @@ final class LaneGate: Sendable {
 
     func fence() { fenced.store(true, ordering: .releasing) }
 
-    /// Closes the gate to further grants, unless one is open.
+    /// Closes the gate to further grants, unless one is open, or the node has yet to hear that one was filled.
     func retire() -> Bool {
         guarded.withLock { guarded in
             switch guarded.state {
+            case .completed where !guarded.isTold:
+                return false
             case .idle, .completed:
                 fence()
                 return true
@@ -178,12 +182,16 @@ final class LaneGate: Sendable {
             guard !seesWrites || grant.isFilled else {
                 return .failure(.malformed("a completion record before the last byte"))
             }
+            guarded.isTold = false
             guarded.state = .completed(
                 expected: expected, landed: reading ?? grant.digests, firstPage: grant.terms.pages.lowerBound)
             return .success(())
         }
         try completed.get()
     }
+
+    /// The node has the completion record: what is written is safe with it, whatever becomes of the lane.
+    func told() { guarded.withLock { $0.isTold = true } }
 
     /// The thread has left for good.
     func close() {

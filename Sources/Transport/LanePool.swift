@@ -69,6 +69,8 @@ package final class LanePool: Sendable {
         var isDialed = true
         var lastError: String?
         var path: RDMAPath
+        /// Lanes whose handoff was called off: that the peer closes them says nothing of the path.
+        var calledOff: Set<LaneID> = []
 
         func count(_ transport: LaneTransport) -> Int { lanes.values.count { $0.transport == transport } }
 
@@ -173,6 +175,15 @@ package final class LanePool: Sendable {
         self.lane(lane)?.post(.completion(terms)) ?? false
     }
 
+    /// The handoff on this lane was called off before it was written. A decode node whose adapter has no memory windows then
+    /// closes the lane, however healthy it is.
+    package func calledOff(_ lane: LaneKey) {
+        table.withLock { table in
+            guard table.peers[lane.decode]?.lanes[lane.lane] != nil else { return }
+            table.peers[lane.decode]?.calledOff.insert(lane.lane)
+        }
+    }
+
     /// Closes a lane; `closed` says when nothing reads the slab for it any more. It is then connected anew.
     package func close(_ lane: LaneKey) {
         self.lane(lane)?.stop(LaneCloseReason(.fenced))
@@ -224,7 +235,7 @@ package final class LanePool: Sendable {
     }
 
     private func dial(_ target: Target) {
-        var backoff = configuration.backoffMin
+        var backoff = Backoff(initial: configuration.backoffMin, limit: configuration.backoffMax)
         while let transport = nextTransport(target) {
             if table.withLock({ $0.peers[target.peer.decode]?.lastError }) != nil {
                 pause(configuration.reconnectPause, target)
@@ -234,14 +245,13 @@ package final class LanePool: Sendable {
                 case .tcp: try open(try connectOverTCP(target), to: target)
                 case .rdma: try open(try connectOverRDMA(target), to: target)
                 }
-                backoff = configuration.backoffMin
+                backoff.reset()
             } catch {
                 tallies[transport.rawValue].withLock { $0.dialFailures += 1 }
                 note(error, transport, target)
                 // Then it is tried over TCP, at once.
                 if transport == .rdma { continue }
-                pause(backoff, target)
-                backoff = min(backoff * 2, configuration.backoffMax)
+                pause(backoff.next(random: Double.random(in: 0..<1)), target)
             }
         }
     }
@@ -378,10 +388,11 @@ package final class LanePool: Sendable {
             table.live.remove(lane.key)
             guard table.peers[lane.key.decode]?.lanes[lane.key.lane] === lane else { return [] }
             table.peers[lane.key.decode]?.lanes[lane.key.lane] = nil
+            let wasCalledOff = table.peers[lane.key.decode]?.calledOff.remove(lane.key.lane) != nil
             guard let reason else { return [] }
             table.peers[lane.key.decode]?.lastError = reason.description
             guard lane.transport == .rdma else { return [] }
-            table.peers[lane.key.decode]?.path.laneEnded(reason, isProven: isProven)
+            table.peers[lane.key.decode]?.path.laneEnded(reason, isProven: isProven || wasCalledOff)
             guard reason.meansNoPath else { return [] }
             return table.peers[lane.key.decode]?.lanes.values.filter { $0.transport == .rdma } ?? []
         }

@@ -126,6 +126,7 @@ final class LaneRegister: Sendable {
         if lane.transport == .rdma { retireLanes(of: lane.peer) }
         let end = lane.run { record, epoch in
             onEvent(.completion(lane.id, epoch, record))
+        } whenAcknowledged: {
             if lane.transport == .tcp { retireLanes(of: lane.peer) }
         }
         remove(lane)

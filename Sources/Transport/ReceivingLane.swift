@@ -26,7 +26,12 @@ protocol ReceivingLane: AnyObject, Sendable {
     func waitUntilReady(_ timeout: Duration) -> Bool
     /// Serves the lane until it ends; returns why, after nothing can land in the slab any more, and how long that
     /// took when it was asked for.
-    func run(_ onCompletion: (CompletionRecord, LaneEpoch) -> Void) -> (reason: LaneCloseReason, fence: Duration?)
+    /// - Parameters:
+    ///   - onCompletion: the node is told first, so that what is whole is safe before anybody relies on the lane.
+    ///   - whenAcknowledged: the peer has been told too.
+    func run(
+        _ onCompletion: (CompletionRecord, LaneEpoch) -> Void, whenAcknowledged: () -> Void
+    ) -> (reason: LaneCloseReason, fence: Duration?)
 }
 
 /// What receiving lanes are told of the node they serve.

@@ -3,6 +3,7 @@ import Logging
 import Messages
 import Synchronization
 import Testing
+import Threads
 
 @testable import ControlPlane
 

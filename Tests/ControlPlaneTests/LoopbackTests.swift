@@ -9,6 +9,7 @@ import SeededRandom
 import SwiftProtobuf
 import Synchronization
 import Testing
+import Threads
 
 @testable import ControlPlane
 

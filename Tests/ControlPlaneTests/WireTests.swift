@@ -2,6 +2,7 @@ import Handoff
 import Messages
 import SwiftProtobuf
 import Testing
+import Threads
 
 @testable import ControlPlane
 

@@ -39,7 +39,8 @@ struct RDMAPath: Sendable {
         unproven = 0
     }
 
-    /// A lane has ended. - Parameter isProven: whether anything was acknowledged over it.
+    /// A lane has ended. - Parameter isProven: whether anything was acknowledged over it, or its
+    /// handoff was called off, so that nothing had to be.
     mutating func laneEnded(_ reason: LaneCloseReason, isProven: Bool) {
         if reason.kind == .peerClosed, !isProven { unproven += 1 }
         // Once for all lanes that end of one cause.

@@ -123,7 +123,9 @@ final class RDMAReceiveLane: ReceivingLane {
         return isReady
     }
 
-    func run(_ onCompletion: (CompletionRecord, LaneEpoch) -> Void) -> (reason: LaneCloseReason, fence: Duration?) {
+    func run(
+        _ onCompletion: (CompletionRecord, LaneEpoch) -> Void, whenAcknowledged: () -> Void
+    ) -> (reason: LaneCloseReason, fence: Duration?) {
         var reason = LaneCloseReason(.shutdown)
         withoutActuallyEscaping(onCompletion) { onCompletion in
             let receiver = Receiver(lane: self, onCompletion: onCompletion)

@@ -58,8 +58,10 @@ final class TCPReceiveLane: ReceivingLane {
         socket.shutDown()
     }
 
-    func run(_ onCompletion: (CompletionRecord, LaneEpoch) -> Void) -> (reason: LaneCloseReason, fence: Duration?) {
-        var reason = receive(onCompletion)
+    func run(
+        _ onCompletion: (CompletionRecord, LaneEpoch) -> Void, whenAcknowledged: () -> Void
+    ) -> (reason: LaneCloseReason, fence: Duration?) {
+        var reason = receive(onCompletion, whenAcknowledged)
         gate.close()
         socket.closeNow()
         if let asked = stopping.withLock({ $0 }) { reason = asked }
@@ -76,7 +78,9 @@ final class TCPReceiveLane: ReceivingLane {
 
     // MARK: Records
 
-    private func receive(_ onCompletion: (CompletionRecord, LaneEpoch) -> Void) -> LaneCloseReason {
+    private func receive(
+        _ onCompletion: (CompletionRecord, LaneEpoch) -> Void, _ whenAcknowledged: () -> Void
+    ) -> LaneCloseReason {
         let prefix = UnsafeMutableRawBufferPointer.allocate(byteCount: LaneWire.recordPrefixBytesMax, alignment: 8)
         let vectors = UnsafeMutableBufferPointer<iovec>.allocate(capacity: WriteLimits.rangesMax)
         vectors.initialize(repeating: iovec())
@@ -94,7 +98,11 @@ final class TCPReceiveLane: ReceivingLane {
                 case .data:
                     try receiveRecord(header, prefix, vectors)
                 case .completion:
+                    // The node first: what is whole and verified must not be lost because the peer cannot be told.
                     onCompletion(try receiveCompletion(header), header.epoch)
+                    gate.told()
+                    try acknowledge(.completionAcknowledgement, header)
+                    whenAcknowledged()
                 case .acknowledgement, .completionAcknowledgement, .ready, .windows:
                     throw .malformed("a \(header.kind) from the writing side")
                 }
@@ -181,7 +189,6 @@ final class TCPReceiveLane: ReceivingLane {
             record, expected: pages.map(\.digest), reading: settings.digests == .scrub ? slab.digests(of: part) : nil,
             shape: slab.shape)
         counters.withLock { $0.completions += 1 }
-        try acknowledge(.completionAcknowledgement, header)
         return record
     }
 
