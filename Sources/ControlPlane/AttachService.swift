@@ -62,14 +62,22 @@ struct AttachService: Baton_Control_V1_Control.SimpleServiceProtocol {
     ) async -> LeaveReason {
         do {
             var node: AttachedNode?
+            var isRefused = false
             for try await message in request {
+                // The refusal is on its way; what ends the stream is the other side of it.
+                if isRefused { continue }
                 if let node {
                     core.received(try NodeMessage(message), from: node, on: stream)
                 } else {
                     guard case .register(let register)? = message.body else {
                         return .protocolError("the first message must be Register")
                     }
-                    node = core.register(stream, try Registration(register))
+                    if let refusal = Registration.refusal(ofVersion: register.protocolVersion) {
+                        core.refuse(stream, refusal)
+                        isRefused = true
+                    } else {
+                        node = core.register(stream, try Registration(register))
+                    }
                 }
             }
             return .disconnected

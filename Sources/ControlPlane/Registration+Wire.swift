@@ -3,14 +3,17 @@ import Messages
 import SwiftProtobuf
 
 extension Registration {
+    /// Why a node of another version can't be taken; nil for this one.
+    static func refusal(ofVersion version: UInt32) -> String? {
+        if version == ControlLimits.protocolVersion { return nil }
+        return "the node speaks version \(version) of the control protocol, this router version "
+            + "\(ControlLimits.protocolVersion): run the same release of both"
+    }
+
     /// Checks the first message of a node.
     init(_ message: Baton_Control_V1_Register) throws(ControlError) {
-        guard message.protocolVersion == ControlLimits.protocolVersion else {
-            throw .invalid(
-                field: "register.protocol_version",
-                reason:
-                    "the node speaks version \(message.protocolVersion) of the control protocol, this router version "
-                    + "\(ControlLimits.protocolVersion): run the same release of both")
+        if let refusal = Registration.refusal(ofVersion: message.protocolVersion) {
+            throw .invalid(field: "register.protocol_version", reason: refusal)
         }
         guard Self.isValidName(message.name) else {
             throw .invalid(

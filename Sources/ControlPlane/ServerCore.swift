@@ -100,6 +100,11 @@ final class ServerCore: Sendable {
         return node
     }
 
+    /// A node whose registration can't even be read. It may try again: either side may have been brought up to date.
+    func refuse(_ stream: RouterStream, _ message: String) {
+        rejected(stream.session, message: message, isPermanent: false)
+    }
+
     func received(_ message: NodeMessage, from node: AttachedNode, on stream: RouterStream) {
         let now = now
         guard state.withLock({ $0.registry.heard(stream.session, now: now) }) else { return }

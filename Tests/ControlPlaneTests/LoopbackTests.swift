@@ -176,6 +176,32 @@ import Threads
         }
     }
 
+    /// The node is told, in one sentence with both versions, before the stream ends.
+    @Test func refusesANodeOfAnotherVersion() async throws {
+        try await withRouter { router in
+            try await withRawClient(port: router.server.port) { client in
+                let answers = Mutex<[Baton_Control_V1_FromRouter]>([])
+                try await client.attach(
+                    requestProducer: { writer in
+                        var register = Registration.sample().wire
+                        register.protocolVersion = 1
+                        try await writer.write(.with { $0.register = register })
+                        try await Task.sleep(for: .seconds(20))
+                    },
+                    onResponse: { response in
+                        do {
+                            for try await message in response.messages { answers.withLock { $0.append(message) } }
+                        } catch {}
+                    })
+                let told = answers.withLock { $0 }
+                let message = "the node speaks version 1 of the control protocol, this router version 2: "
+                #expect(told.map(\.rejected.message) == [message + "run the same release of both"])
+                #expect(told.map(\.rejected.permanent) == [false])
+            }
+            #expect(router.server.nodes.isEmpty)
+        }
+    }
+
     @Test func reattachesToARestartedRouter() async throws {
         let port = try freePort()
         let node = TestNode(port: port, registration: .sample())
