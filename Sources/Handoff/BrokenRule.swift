@@ -1,14 +1,14 @@
 /// Every rule of the contract that a build for mutants can break, in the machines, the pool or the simulated lane.
 /// Without `BATON_MUTANTS` there is no way to: `isBroken` is the constant false, and what hangs on it is not compiled.
 package enum BrokenRule: String, CaseIterable, Sendable {
-    // The slot pool and the decode node.
+    // The slot pool and the receiver.
     case freeOnTimeout, generationKept, grantFromQuarantine, reserveGrantsTwice, laneReusedUnsettled
     case reclaimWithoutLane, quarantineWithoutEnd, otherGenerationsCompleted, staleCompletion, digestsIgnored
-    case decodeEndsOthers, unknownCountsAsDrained
+    case receiverEndsOthers, unknownCountsAsDrained
     case sealWithOnePartMissing, reclaimWithOnePartUnproven, recordOfAnotherPart, loanNotRetained
-    // The prefill node.
+    // The sender.
     case drainedBeforeCompletions, unpinnedEarly, answerOfAnotherUse, startsAfterCancel, laneDrainWithoutEnd
-    case prefillEndsOthers
+    case senderEndsOthers
     // The router.
     case otherIncarnationBelieved, tokenOfOlderAttempt, positionTwice, lostTokensUnnoticed, outcomeTwice
     case rowDroppedEarly, neverAskedAgain, notReconciled, routerLossIgnored, drainBelievedUnquiet

@@ -34,9 +34,9 @@ package struct GrantPart: Hashable, Sendable {
     }
 }
 
-/// What a decode node promises in answer to a reservation: a set of parts, each writable by its writer and nobody
+/// What a receiver promises in answer to a reservation: a set of parts, each writable by its writer and nobody
 /// else. They cover every layer of every page behind the lent ones, and no two overlap. It crosses processes, so it is
-/// a plain value; the right itself is the `Grant` that stays on the decode node.
+/// a plain value; the right itself is the `Grant` that stays on the receiver.
 package struct GrantTerms: Hashable, Sendable {
     /// Parts of one grant.
     package static let partsMax = 32
@@ -45,7 +45,7 @@ package struct GrantTerms: Hashable, Sendable {
     package let decode: Incarnation
     /// In block-table order: slot i holds tokens [i·pageTokens, (i+1)·pageTokens).
     package let slots: [SlotRef]
-    /// The first so many slots hold their pages already: the decode node lends them, and nobody writes them.
+    /// The first so many slots hold their pages already: the receiver lends them, and nobody writes them.
     package let lent: Int
     package let parts: [GrantPart]
 

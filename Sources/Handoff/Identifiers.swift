@@ -7,7 +7,7 @@ package struct Incarnation: Hashable, Sendable {
     package init(_ value: UInt64) { self.value = value }
 }
 
-/// One attempt to move one request's KV from one prefill node to one decode node.
+/// One attempt to move one request's KV from one sender to one receiver.
 package struct HandoffID: Hashable, Sendable {
     /// The incarnation of the router that owns the request.
     package let router: Incarnation
@@ -48,14 +48,14 @@ package struct SlotRef: Hashable, Sendable {
     }
 }
 
-/// A lane's number, given by the decode node when the lane connects; unique within the decode incarnation.
+/// A lane's number, given by the receiver when the lane connects; unique within the decode incarnation.
 package struct LaneID: Hashable, Comparable, Sendable {
     package let value: UInt32
     package init(_ value: UInt32) { self.value = value }
     package static func < (a: LaneID, b: LaneID) -> Bool { a.value < b.value }
 }
 
-/// A lane as a prefill node names it: lane numbers are unique within one decode incarnation only.
+/// A lane as a sender names it: lane numbers are unique within one decode incarnation only.
 package struct LaneKey: Hashable, Sendable {
     package let decode: Incarnation
     package let lane: LaneID

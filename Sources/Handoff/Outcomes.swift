@@ -1,8 +1,8 @@
-/// Why a decode node does not grant.
+/// Why a receiver does not grant.
 package enum RefusalReason: String, Hashable, Sendable, CaseIterable {
     /// Fewer slots are free than the reservation wants.
     case noPages
-    /// No idle lane from that prefill node.
+    /// No idle lane from that sender.
     case noLane
     /// More slots than the node has.
     case tooLong
@@ -22,7 +22,7 @@ package enum RefusalReason: String, Hashable, Sendable, CaseIterable {
     }
 }
 
-/// How a sequence ended on its decode node.
+/// How a sequence ended on its receiver.
 package struct SequenceEnd: Hashable, Sendable {
     package enum Reason: Hashable, Sendable {
         case stopToken(UInt32)

@@ -1,6 +1,6 @@
 /// The three values whose ownership is the safety argument. None can be copied, and only this module makes them.
 
-/// The decode node's right to let the writers of one handoff write some slots. Ends in exactly one of `SlotPool.seal`
+/// The receiver's right to let the writers of one handoff write some slots. Ends in exactly one of `SlotPool.seal`
 /// and `SlotPool.quarantine`.
 package struct Grant: ~Copyable {
     package let handoff: HandoffID
@@ -46,9 +46,9 @@ package struct QuiescenceProof: ~Copyable {
     package enum Kind: String, Sendable, CaseIterable {
         /// The completion record arrived on the lane behind all the writes.
         case writeComplete
-        /// The prefill node said that every write it posted has completed and it will post no more.
+        /// The sender said that every write it posted has completed and it will post no more.
         case drained
-        /// The decode node closed the lane and no receive into the slab is in progress.
+        /// The receiver closed the lane and no receive into the slab is in progress.
         case fenced
     }
 

@@ -13,11 +13,11 @@ extension HandoffPhase {
     }
 }
 
-/// A handoff on the decode node. See `DecodeHandoff.State` for what each holds.
-package enum DecodePhase: String, HandoffPhase {
+/// A handoff on the receiver. See `ReceivingHandoff.State` for what each holds.
+package enum ReceivingPhase: String, HandoffPhase {
     case granted, sealed, ending, draining, unbinding, fencing, settled
 
-    package var successors: [DecodePhase] {
+    package var successors: [ReceivingPhase] {
         switch self {
         case .granted: [.sealed, .draining, .unbinding, .fencing, .settled]
         case .sealed: [.ending, .settled]
@@ -30,11 +30,11 @@ package enum DecodePhase: String, HandoffPhase {
     }
 }
 
-/// A handoff on the prefill node. See `PrefillHandoff.State` for what each holds.
-package enum PrefillPhase: String, HandoffPhase {
+/// A handoff on the sender. See `SendingHandoff.State` for what each holds.
+package enum SendingPhase: String, HandoffPhase {
     case computing, writing, completing, written, draining, settled
 
-    package var successors: [PrefillPhase] {
+    package var successors: [SendingPhase] {
         switch self {
         case .computing: [.writing, .settled]
         case .writing: [.completing, .draining, .settled]
@@ -58,13 +58,13 @@ package enum LedgerPhase: String, HandoffPhase {
     case decoding
     /// Aborted before the seal; both nodes were told.
     case draining
-    /// No write is under way; the decode node was told.
+    /// No write is under way; the receiver was told.
     case reclaiming
-    /// The decode node was told to fence.
+    /// The receiver was told to fence.
     case fencing
     /// Aborted after the seal.
     case cancelling
-    /// The decode node holds nothing; the prefill node has yet to say so.
+    /// The receiver holds nothing; the sender has yet to say so.
     case releasing
     /// Neither node holds anything.
     case settled

@@ -63,8 +63,8 @@ struct WriteProgress: Sendable {
     }
 
     /// The records that may be posted now.
-    mutating func post() -> [PrefillAction] {
-        var actions: [PrefillAction] = []
+    mutating func post() -> [SendingAction] {
+        var actions: [SendingAction] = []
         while pendingHead < pending.count, posted - completed < WriteLimits.recordsInFlightMax {
             var taken = 0
             var batchBytes = 0

@@ -11,7 +11,7 @@ package enum WriteLimits {
     package static let recordsInFlightMax = 8
 }
 
-/// Some whole layers of one page: from a slot of the prefill node's slab to a slot of the decode node's.
+/// Some whole layers of one page: from a slot of the sender's slab to a slot of the receiver's.
 package struct WriteRange: Hashable, Sendable {
     /// Position in the grant's block table.
     package let page: Int

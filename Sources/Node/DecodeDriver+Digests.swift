@@ -15,7 +15,7 @@ extension DecodeDriver {
     /// What a comparison came to, and what the machine makes of it: pages that differ are held, and of pages that are
     /// sealed the digests are kept for the scrub.
     func note(
-        _ verdict: DigestVerdict, of record: CompletionRecord, on lane: LaneID, _ actions: [DecodeAction],
+        _ verdict: DigestVerdict, of record: CompletionRecord, on lane: LaneID, _ actions: [ReceivingAction],
         _ state: inout State
     ) {
         for action in actions {
@@ -97,7 +97,7 @@ extension DecodeDriver {
 
     /// Ends a handoff whose sequence was stopped because its KV had changed; nil when that was not so. Another attempt
     /// may answer the request if none of this one's tokens is with the client: those that are cannot be trusted.
-    func endCorrupted(_ handoff: HandoffID, _ state: inout State) -> [DecodeAction]? {
+    func endCorrupted(_ handoff: HandoffID, _ state: inout State) -> [ReceivingAction]? {
         guard let job = state.jobs[handoff], let corruption = job.corruption else { return nil }
         let text = job.hasDelivered ? corruption + "; tokens already sent may be wrong" : corruption
         state.jobs[handoff]?.details = text

@@ -58,7 +58,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
     }
 
     struct State: ~Copyable {
-        var handoffs: DecodeHandoffs
+        var handoffs: ReceivingHandoffs
         var jobs: [HandoffID: Job] = [:]
         var deadlines = DeadlineTable()
         var effects = EffectQueue<Effect>()
@@ -106,7 +106,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
         evidence = configuration.evidenceDirectory.map { EvidenceStore(directory: $0) }
         digests = configuration.digests
         table = DigestTable(slotCount: memory.pageCount, layerCount: memory.layout.layerCount)
-        state = Mutex(State(handoffs: DecodeHandoffs(incarnation: incarnation, layers: memory.layout.layerCount)))
+        state = Mutex(State(handoffs: ReceivingHandoffs(incarnation: incarnation, layers: memory.layout.layerCount)))
 
         let late = LateBound<DecodeDriver>()
         let listener = try LaneListener.start(configuration, memory, incarnation, logger) { late.current?.handle($0) }
@@ -267,7 +267,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
 
     private func abort(
         _ handoff: HandoffID, from router: Incarnation,
-        _ event: @escaping @Sendable (inout DecodeHandoffs, inout SlotPool) -> [DecodeAction]
+        _ event: @escaping @Sendable (inout ReceivingHandoffs, inout SlotPool) -> [ReceivingAction]
     ) {
         // A router may end what a router before it left behind, but nothing of one that is attached.
         guard handoff.router == router || !links.attachedRouters.contains(handoff.router) else {
@@ -376,7 +376,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
     // MARK: Deciding and performing
 
     /// Runs one event of the machine under the locks, then performs what was decided.
-    func decide(_ event: @Sendable (inout State, inout SlotPool) -> [DecodeAction]) {
+    func decide(_ event: @Sendable (inout State, inout SlotPool) -> [ReceivingAction]) {
         let isMyTurn = state.withLock { state in
             memory.pool.withLock { pool in
                 let actions = event(&state, &pool)
@@ -390,7 +390,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
         }
     }
 
-    private func take(_ actions: [DecodeAction], _ state: inout State, _ pool: inout SlotPool) {
+    private func take(_ actions: [ReceivingAction], _ state: inout State, _ pool: inout SlotPool) {
         for action in actions {
             switch action {
             case .bindLane(let terms):
@@ -437,7 +437,7 @@ package final class DecodeDriver: NodeDriver, ScrubbedNode {
     }
 
     /// The actions that are messages to the handoff's router.
-    private func answer(_ action: DecodeAction, _ state: inout State) {
+    private func answer(_ action: ReceivingAction, _ state: inout State) {
         func send(_ message: NodeMessage, _ handoff: HandoffID) {
             state.effects.append(.send(message, to: handoff.router))
         }

@@ -45,7 +45,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
     }
 
     struct State: ~Copyable {
-        var handoffs: PrefillHandoffs
+        var handoffs: SendingHandoffs
         var jobs: [HandoffID: Job] = [:]
         var deadlines = DeadlineTable()
         var effects = EffectQueue<Effect>()
@@ -87,7 +87,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
         self.logger = logger
         evidence = configuration.evidenceDirectory.map { EvidenceStore(directory: $0) }
         table = DigestTable(slotCount: memory.pageCount, layerCount: memory.layout.layerCount)
-        state = Mutex(State(handoffs: PrefillHandoffs(shape: memory.region.shape)))
+        state = Mutex(State(handoffs: SendingHandoffs(shape: memory.region.shape)))
         registration = Registration(
             name: configuration.name, role: .prefill, incarnation: incarnation, compatibility: model.compatibility,
             model: model.facts.name, slots: memory.pageCount, contextLimit: model.tokenLimit(memory),
@@ -262,7 +262,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
 
     private func end(
         _ handoff: HandoffID, from router: Incarnation,
-        _ event: @escaping @Sendable (inout PrefillHandoffs) -> [PrefillAction]
+        _ event: @escaping @Sendable (inout SendingHandoffs) -> [SendingAction]
     ) {
         guard handoff.router == router || !links.attachedRouters.contains(handoff.router) else {
             logger.warning("an order for another router's handoff", metadata: ["handoff": "\(handoff.text)"])
@@ -365,7 +365,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
     // MARK: Deciding and performing
 
     /// Runs one event of the machine under the lock, then performs what was decided.
-    func decide(_ event: @Sendable (inout State) -> [PrefillAction]) {
+    func decide(_ event: @Sendable (inout State) -> [SendingAction]) {
         let isMyTurn = state.withLock { state in
             let actions = event(&state)
             for action in actions { take(action, &state) }
@@ -377,7 +377,7 @@ package final class PrefillDriver: NodeDriver, ScrubbedNode {
         }
     }
 
-    private func take(_ action: PrefillAction, _ state: inout State) {
+    private func take(_ action: SendingAction, _ state: inout State) {
         switch action {
         case .startCompute(let handoff):
             let tokens = state.jobs[handoff]?.tokens ?? []

@@ -21,7 +21,8 @@ package struct Coverage: Sendable, Equatable {
 
     /// All phases in which a handoff can be met.
     package static let places: [Place] =
-        places("router", LedgerPhase.self) + places("prefill", PrefillPhase.self) + places("decode", DecodePhase.self)
+        places("router", LedgerPhase.self) + places("prefill", SendingPhase.self)
+        + places("decode", ReceivingPhase.self)
 
     private static func places<Phase: HandoffPhase>(_ machine: String, _ phases: Phase.Type) -> [Place] {
         Phase.allCases.map(\.rawValue).filter { $0 != "settled" }.map { Place(machine: machine, phase: $0) }

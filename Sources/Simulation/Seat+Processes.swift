@@ -56,7 +56,7 @@ struct ClientRequest {
 /// A prefill node: the shipping machine and pool, an engine that computes layer by layer.
 final class PrefillProcess {
     var host: Host
-    var handoffs: PrefillHandoffs
+    var handoffs: SendingHandoffs
     var pool: SlotPool
     var jobs: [HandoffID: PrefillJob] = [:]
     /// What each layer of each source slot holds.
@@ -68,7 +68,7 @@ final class PrefillProcess {
 
     init(_ host: Host, _ scenario: Scenario, shape: PageShape) {
         self.host = host
-        handoffs = PrefillHandoffs(shape: shape)
+        handoffs = SendingHandoffs(shape: shape)
         pool = SlotPool(slotCount: scenario.sourceSlots)
         memory = Array(repeating: Array(repeating: nil, count: scenario.layers), count: scenario.sourceSlots)
     }
@@ -88,7 +88,7 @@ struct PrefillJob {
 /// A decode node: the shipping machine and pool, an engine that generates, and the shadow of its memory.
 final class DecodeProcess {
     var host: Host
-    var handoffs: DecodeHandoffs
+    var handoffs: ReceivingHandoffs
     var pool: SlotPool
     var shadow: ShadowMemory
     var sequences: [HandoffID: Sequence] = [:]
@@ -125,7 +125,7 @@ final class DecodeProcess {
 
     init(_ host: Host, _ scenario: Scenario) {
         self.host = host
-        handoffs = DecodeHandoffs(incarnation: host.incarnation, layers: scenario.layers)
+        handoffs = ReceivingHandoffs(incarnation: host.incarnation, layers: scenario.layers)
         pool = SlotPool(slotCount: scenario.slots)
         shadow = ShadowMemory(slots: scenario.slots, layers: scenario.layers)
     }

@@ -62,7 +62,7 @@ enum TraceText {
     }
 
     /// Nil for what the trace shows anyway, as a message.
-    static func text(_ action: PrefillAction) -> String? {
+    static func text(_ action: SendingAction) -> String? {
         switch action {
         case .startCompute(let id): "starts computing \(id.text)"
         case .cancelCompute(let id): "stops computing \(id.text)"
@@ -77,7 +77,7 @@ enum TraceText {
         }
     }
 
-    static func text(_ action: DecodeAction) -> String? {
+    static func text(_ action: ReceivingAction) -> String? {
         switch action {
         case .bindLane(let part): "binds lane \(part.lane.value) to part \(part.number) of \(part.handoff.text)"
         case .unbindLane(let id, let lane, _): "unbinds lane \(lane.value) from \(id.text)"

@@ -20,7 +20,7 @@ extension World {
 
     private func reserve(_ id: HandoffID, _ pages: Int, _ shares: [Share], _ delivered: Int, _ index: Int) {
         let node = decodes[index]
-        let lending = lendable(id, DecodeHandoffs.lendable(pages: pages, shares), node)
+        let lending = lendable(id, ReceivingHandoffs.lendable(pages: pages, shares), node)
         makeRoom(pages - lending.count, keeping: lending, node)
         let tokens = routers[seat(of: id.router).index].requests[id.request]?.tokens ?? delivered
         if node.orders[id] == nil { node.orders[id] = DecodeProcess.Order(delivered: delivered, tokens: tokens) }
@@ -72,7 +72,7 @@ extension World {
         violate(node.shadow.grant(terms, of: document(of: terms.handoff), readers: node.sequences))
     }
 
-    func perform(_ actions: [DecodeAction], _ index: Int) {
+    func perform(_ actions: [ReceivingAction], _ index: Int) {
         let node = decodes[index]
         let seat = node.host.seat
         mix(UInt64(actions.count))

@@ -278,7 +278,7 @@ extension World {
         guard lanes[index].isSenderOpen, !lanes[index].answers.isEmpty else { return }
         let lane = lanes[index]
         let node = prefills[seat(of: lane.prefill).index]
-        let actions: [PrefillAction]
+        let actions: [SendingAction]
         switch lanes[index].answers.removeFirst() {
         case .landed(let id, let epoch, let records):
             actions = node.handoffs.acknowledged(lane.key, id, epoch, records: records)

@@ -19,7 +19,7 @@ extension World {
         }
     }
 
-    func perform(_ actions: [PrefillAction], _ index: Int) {
+    func perform(_ actions: [SendingAction], _ index: Int) {
         let node = prefills[index]
         let seat = node.host.seat
         mix(UInt64(actions.count))

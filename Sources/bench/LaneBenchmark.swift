@@ -135,7 +135,7 @@ private func receive<Value: BitwiseCopyable>(_ count: Int, of zero: Value, from 
 private struct LaneReceiver {
     private struct State: ~Copyable {
         var pool: SlotPool
-        var handoffs: DecodeHandoffs
+        var handoffs: ReceivingHandoffs
         var lanes = 0
         /// When the last handoff was.
         var sealedAt = 0.0
@@ -145,7 +145,7 @@ private struct LaneReceiver {
         let state: Mutex<State>
         let incarnation = Incarnation(UInt64(getpid()))
         init(slots: Int, layers: Int) {
-            let handoffs = DecodeHandoffs(incarnation: Incarnation(UInt64(getpid())), layers: layers)
+            let handoffs = ReceivingHandoffs(incarnation: Incarnation(UInt64(getpid())), layers: layers)
             state = Mutex(State(pool: SlotPool(slotCount: slots), handoffs: handoffs))
         }
     }
@@ -241,7 +241,7 @@ private struct LaneReceiver {
 /// The prefill side: posts whole pages as fast as acknowledgements allow.
 private struct LaneSender {
     private struct State: ~Copyable {
-        var handoffs: PrefillHandoffs
+        var handoffs: SendingHandoffs
     }
 
     private struct Progress: Sendable {
@@ -255,10 +255,10 @@ private struct LaneSender {
         let state: Mutex<State>
         let pool = Mutex<LanePool?>(nil)
         let progress = Monitor(Progress())
-        init(_ shape: PageShape) { state = Mutex(State(handoffs: PrefillHandoffs(shape: shape))) }
+        init(_ shape: PageShape) { state = Mutex(State(handoffs: SendingHandoffs(shape: shape))) }
 
         /// Asks the state machine and does what it says before anybody asks it again: records are posted in its order.
-        func perform(_ decide: (inout State) -> [PrefillAction]) {
+        func perform(_ decide: (inout State) -> [SendingAction]) {
             let pool = pool.withLock { $0 }
             state.withLock { state in
                 for action in decide(&state) {

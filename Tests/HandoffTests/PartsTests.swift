@@ -20,7 +20,7 @@ enum Split: CaseIterable {
 /// A decode node with lanes of two prefill nodes.
 private struct Decode: ~Copyable {
     var pool = SlotPool(slotCount: 8)
-    var handoffs = DecodeHandoffs(incarnation: decodeD, layers: layers)
+    var handoffs = ReceivingHandoffs(incarnation: decodeD, layers: layers)
     let id = handoff(1)
 
     init() {
@@ -35,18 +35,18 @@ private struct Decode: ~Copyable {
         return terms
     }
 
-    mutating func complete(_ terms: GrantTerms, _ part: Int, _ record: CompletionRecord? = nil) -> [DecodeAction] {
+    mutating func complete(_ terms: GrantTerms, _ part: Int, _ record: CompletionRecord? = nil) -> [ReceivingAction] {
         handoffs.completion(
             terms.parts[part].lane, terms.parts[part].epoch, record ?? HandoffTests.record(terms, part: part),
             matching: true, pool: &pool)
     }
 
-    mutating func unbound(_ terms: GrantTerms, _ part: Int, _ answer: LaneUnbinding) -> [DecodeAction] {
+    mutating func unbound(_ terms: GrantTerms, _ part: Int, _ answer: LaneUnbinding) -> [ReceivingAction] {
         handoffs.laneUnbound(terms.handoff, terms.parts[part].lane, terms.parts[part].epoch, answer, pool: &pool)
     }
 }
 
-private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [DecodeAction] {
+private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [ReceivingAction] {
     [.clearDeadline(.drainBudget, id), .sendReclaimed(id, kind), .settled(id)]
 }
 
@@ -172,11 +172,11 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
         var written = Array(repeating: Array(repeating: 0, count: layers), count: 4)
         for number in 0..<2 {
             let part = try #require(terms.part(number))
-            var writer = PrefillHandoffs(shape: shape)
+            var writer = SendingHandoffs(shape: shape)
             writer.laneOpened(part.key)
             _ = writer.prefill(part, pages: 4)
             _ = writer.started(node.id, sources: sources)
-            var actions: [PrefillAction] = []
+            var actions: [SendingAction] = []
             for layer in 0..<layers { actions += writer.pagesReady(node.id, layers: layer..<layer + 1, pages: 0..<4) }
             #expect(actions.last == .postCompletion(part.key, part))
             // The engine is stopped where it would go on with what the other writes; nothing waits for the other.

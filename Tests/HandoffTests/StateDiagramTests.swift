@@ -22,7 +22,7 @@ import Testing
 
     @Test func theDocumentShowsTheMachinesAsTheyAre() throws {
         let machines = [
-            ("decode", diagram(DecodePhase.self)), ("prefill", diagram(PrefillPhase.self)),
+            ("receiving", diagram(ReceivingPhase.self)), ("sending", diagram(SendingPhase.self)),
             ("ledger", diagram(LedgerPhase.self)),
         ]
         var text = String(decoding: try Data(contentsOf: URL(filePath: Self.document)), as: UTF8.self)
@@ -49,8 +49,8 @@ import Testing
             #expect(seen.count == Phase.allCases.count)
             for phase in Phase.allCases where phase != last { #expect(phase.successors.contains(last)) }
         }
-        check(DecodePhase.self, first: .granted, last: .settled)
-        check(PrefillPhase.self, first: .computing, last: .settled)
+        check(ReceivingPhase.self, first: .granted, last: .settled)
+        check(SendingPhase.self, first: .computing, last: .settled)
         check(LedgerPhase.self, first: .reserving, last: .settled)
     }
 }

@@ -16,7 +16,7 @@
 #define PARTS 2             /* records that fill a page */
 #define NONE 15
 
-/* DecodeHandoff.Phase; unbinding is left at once */
+/* ReceivingHandoff.Phase; unbinding is left at once */
 #define D_NONE 0
 #define D_GRANTED 1
 #define D_VERIFYING 2
@@ -142,7 +142,7 @@ inline grant(h, s, l) {
 
 #define IDLE(l) (user[l] == NONE && !closing[l] && gate[l] != G_CLOSED)
 
-/* DecodeHandoff under any orders, in any order, at any time */
+/* ReceivingHandoff under any orders, in any order, at any time */
 proctype Decode(byte h) {
 end:
     do
@@ -208,7 +208,7 @@ end:
 #define FILLED(l) (filled[l] == PARTS)
 #endif
 
-/* DecodeHandoff.laneClosed */
+/* ReceivingHandoff.laneClosed */
 inline closed(h, l) {
     if
     :: laneOf[h] == l && (dec[h] == D_GRANTED || dec[h] == D_DRAINING || dec[h] == D_FENCING) -> recycle(h)
@@ -250,7 +250,7 @@ end:
     :: d_step { gate[l] == G_BOUND && completionDue[l] == NONE && FILLED(l) ->
         gate[l] = G_COMPLETED; completionDue[l] = boundTo[l]; dueEpoch[l] = boundEpoch[l];
         invariant(2, filled[l] == PARTS) }              /* nothing is sealed but what has landed */
-    /* DecodeHandoffs.completion */
+    /* ReceivingHandoffs.completion */
     :: d_step { completionDue[l] != NONE ->
         if
         :: user[l] == completionDue[l] && epoch[l] == dueEpoch[l] && dec[completionDue[l]] == D_GRANTED ->

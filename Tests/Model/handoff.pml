@@ -48,7 +48,7 @@
 #define R_SETTLED 10
 #define R_ORPHAN 11         /* its router is gone */
 
-/* DecodeHandoff.Phase. Unbinding is left at once: the driver asks the lane under the same lock. */
+/* ReceivingHandoff.Phase. Unbinding is left at once: the driver asks the lane under the same lock. */
 #define D_NONE 0
 #define D_GRANTED 1
 #define D_VERIFYING 2
@@ -61,7 +61,7 @@
 #define D_REFUSED 9         /* settled */
 #define D_GONE 10           /* with its process */
 
-/* PrefillHandoff.Phase. Computing is writing with nothing posted: every event does the same to both. */
+/* SendingHandoff.Phase. Computing is writing with nothing posted: every event does the same to both. */
 #define P_NONE 0
 #define P_WRITING 1
 #define P_COMPLETING 2
@@ -160,7 +160,7 @@ byte generated[HANDOFFS];           /* next position */
 bit completionDue[HANDOFFS];        /* the lane has the record, the node does not know yet */
 byte slot[SLOTS];                   /* S_… */
 byte owner[SLOTS];                  /* handoff, which stands for the generation: each is granted at most once */
-byte user[LANES];                   /* DecodeHandoffs.Lane */
+byte user[LANES];                   /* ReceivingHandoffs.Lane */
 bit closing[LANES];
 byte gate[LANES];                   /* G_… */
 byte gateOf[LANES];                 /* the handoff it is bound to, which stands for the epoch */
@@ -496,7 +496,7 @@ end:
     od
 }
 
-/* ================================================================ the decode node: DecodeHandoff, DecodeHandoffs */
+/* ================================================================ the decode node: ReceivingHandoff, ReceivingHandoffs */
 
 inline sayD(h, message) {
     if
@@ -512,7 +512,7 @@ inline leaveLane(h) {
     fi
 }
 
-/* DecodeHandoff.free, SlotPool.recycle: the one place where quarantined slots become free */
+/* ReceivingHandoff.free, SlotPool.recycle: the one place where quarantined slots become free */
 inline recycle(h) {
     slot[slotOf[h]] = S_FREE;
     owner[slotOf[h]] = NONE;
@@ -521,7 +521,7 @@ inline recycle(h) {
     sayD(h, RECLAIMED)
 }
 
-/* DecodeAction.fenceLane: answered when the receiving thread has left (process Lane), which it may have done before */
+/* ReceivingAction.fenceLane: answered when the receiving thread has left (process Lane), which it may have done before */
 inline fence(h) {
     slot[slotOf[h]] = S_QUARANTINED;
     dec[h] = D_FENCING;
@@ -560,7 +560,7 @@ inline unbind(h) {
 #endif
 }
 
-/* DecodeHandoff.abort(.fence) */
+/* ReceivingHandoff.abort(.fence) */
 inline abortFence(h) {
     if
     :: dec[h] == D_GRANTED || dec[h] == D_DRAINING -> fence(h)
@@ -578,7 +578,7 @@ inline abortFence(h) {
 #define IDLE(l, h) (gate[l] != G_ABSENT && gate[l] != G_CLOSED && LANE_FREE(l) && !closing[l] && \
     laneInc[l] == ofRestarted[h])
 
-/* SlotPool.grant, DecodeHandoffs.reserve, LaneGate.bind */
+/* SlotPool.grant, ReceivingHandoffs.reserve, LaneGate.bind */
 inline grant(h, s, l) {
     assert(slot[s] == S_FREE && owner[s] == NONE);
     slot[s] = S_GRANTED; owner[s] = h; slotOf[h] = s;
@@ -682,7 +682,7 @@ end:
     od
 }
 
-/* ================================================================ a prefill node: PrefillHandoff, PrefillHandoffs */
+/* ================================================================ a prefill node: SendingHandoff, SendingHandoffs */
 
 inline sayP(h, message) {
     if
@@ -697,7 +697,7 @@ inline unpin(h) {
     invariant(4, !WRITE_RUNS(h))
 }
 
-/* PrefillHandoff.settle: the one place where source pages are unpinned */
+/* SendingHandoff.settle: the one place where source pages are unpinned */
 inline settle(h) {
     unpin(h); pre[h] = P_SETTLED; sayP(h, DRAINED)
 }
@@ -705,7 +705,7 @@ inline settleNoisy(h) {
     unpin(h); pre[h] = P_SETTLED_NOISY; sayP(h, DRAINED_NOISY)
 }
 
-/* PrefillHandoff.stop: cancel, a lost router, a failed computation */
+/* SendingHandoff.stop: cancel, a lost router, a failed computation */
 inline stop(h) {
     if
 #ifdef MUTANT_DRAINED_EARLY
@@ -720,7 +720,7 @@ inline stop(h) {
     fi
 }
 
-/* PrefillHandoffs.refusal: a handoff may start behind one that only awaits its last acknowledgement */
+/* SendingHandoffs.refusal: a handoff may start behind one that only awaits its last acknowledgement */
 #define WRITES_ON(o, l) (o < HANDOFFS && pre[o] == P_WRITING && laneOf[o] == l && MINE(o))
 #if HANDOFFS > 3
 #define LANE_BUSY(l) (WRITES_ON(0, l) || WRITES_ON(1, l) || WRITES_ON(2, l) || WRITES_ON(3, l))
@@ -794,7 +794,7 @@ end:
 
 /* ================================================================ the lanes: SendLane, LaneGate, ReceiveLane */
 
-/* DecodeHandoff.laneClosed: the receiving thread has left the slab */
+/* ReceivingHandoff.laneClosed: the receiving thread has left the slab */
 inline closedD(h) {
     if
     :: dec[h] == D_GRANTED -> sayD(h, D_FAILED); recycle(h)
@@ -818,7 +818,7 @@ inline laneLeft(l) {
 #endif
 }
 
-/* PrefillHandoff.laneClosed: the sending thread has left the slab. Whether the last acknowledgements came before
+/* SendingHandoff.laneClosed: the sending thread has left the slab. Whether the last acknowledgements came before
  * that is open. */
 inline closedP(h, l) {
     if
@@ -1014,10 +1014,10 @@ end:
     if :: prefillOf[h] == p && ofRestarted[h] == incarnation[p] && row[h] != R_NONE -> pre[h] = P_GONE :: else fi
 /* one side of a prefill node's stream has ended: its messages are gone */
 #define cutStream(h) if :: prefillOf[h] == p && row[h] != R_NONE -> toP[h] = 0; fromP[h] = 0 :: else fi
-/* PrefillHandoffs.routerLost */
+/* SendingHandoffs.routerLost */
 #define stopOf(h) if :: prefillOf[h] == p && row[h] != R_NONE && ALIVE(h) -> stop(h) :: else fi
 #define orphanedP(h) if :: row[h] == R_ORPHAN && prefillOf[h] == p -> toP[h] = 0; stop(h) :: else fi
-/* DecodeHandoffs.routerLost */
+/* ReceivingHandoffs.routerLost */
 #define routerLostD(h) abortFence(h)
 #define orphanedD(h) if :: row[h] == R_ORPHAN -> toD[h] = 0; abortFence(h) :: else fi
 /* HandoffLedger.nodeAttached, answered */

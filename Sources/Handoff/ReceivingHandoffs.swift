@@ -1,6 +1,6 @@
-/// All handoffs of a decode node, with the lanes they use. Sits behind the node's one mutex, beside the slot pool
+/// All handoffs of a receiver, with the lanes they use. Sits behind the node's one mutex, beside the slot pool
 /// that every event takes `inout`. O(1) per event, except the loss of a router.
-package struct DecodeHandoffs: ~Copyable {
+package struct ReceivingHandoffs: ~Copyable {
     package struct Limits: Sendable {
         /// Handoffs open at once, those whose sequence is running included.
         package var openMax: Int
@@ -41,10 +41,10 @@ package struct DecodeHandoffs: ~Copyable {
     /// Layers of a page.
     private let layers: Int
     private let limits: Limits
-    private var handoffs: [HandoffID: Box<DecodeHandoff>] = [:]
+    private var handoffs: [HandoffID: Box<ReceivingHandoff>] = [:]
     private var lanes: [LaneID: Lane] = [:]
     private var idled = 0
-    private var settled: SettledMemory<DecodeSettlement>
+    private var settled: SettledMemory<ReceivingSettlement>
     package private(set) var counters = HandoffCounters()
 
     package init(incarnation: Incarnation, layers: Int, limits: Limits = Limits()) {
@@ -81,7 +81,7 @@ package struct DecodeHandoffs: ~Copyable {
 
     // MARK: Lanes
 
-    /// A prefill node connected a lane.
+    /// A sender connected a lane.
     package mutating func laneOpened(_ lane: LaneID, peer: Incarnation) {
         precondition(lanes[lane] == nil, "lane \(lane) opened twice")
         idled += 1
@@ -89,7 +89,7 @@ package struct DecodeHandoffs: ~Copyable {
     }
 
     /// The lane is closed, by whichever side, and its receive thread has left the slab.
-    package mutating func laneClosed(_ lane: LaneID, pool: inout SlotPool) -> [DecodeAction] {
+    package mutating func laneClosed(_ lane: LaneID, pool: inout SlotPool) -> [ReceivingAction] {
         guard let closed = lanes.removeValue(forKey: lane) else {
             counters.stale += 1
             return []
@@ -101,7 +101,7 @@ package struct DecodeHandoffs: ~Copyable {
     /// The answer to `unbindLane`.
     package mutating func laneUnbound(
         _ handoff: HandoffID, _ lane: LaneID, _ epoch: LaneEpoch, _ answer: LaneUnbinding, pool: inout SlotPool
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         let parts = handoffs[handoff]?.value.terms.parts ?? []
         guard let part = parts.firstIndex(where: { $0.lane == lane && $0.epoch == epoch }) else {
             counters.stale += 1
@@ -113,7 +113,7 @@ package struct DecodeHandoffs: ~Copyable {
     /// A completion record arrived on a lane. `matching`: whether the digests of what landed are those it has.
     package mutating func completion(
         _ lane: LaneID, _ epoch: LaneEpoch, _ record: CompletionRecord, matching: Bool, pool: inout SlotPool
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         guard let use = lanes[lane], use.epoch == epoch || isBroken(.staleCompletion), let user = use.user else {
             counters.stale += 1
             return []
@@ -135,7 +135,7 @@ package struct DecodeHandoffs: ~Copyable {
     /// in use or cached; as many of them are lent as can be.
     package mutating func reserve(
         _ handoff: HandoffID, pages: Int, shares: [Share], lending: [SlotRef] = [], pool: inout SlotPool
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         if let answer = repeatedReserve(handoff) { return answer }
         if let reason = refusal(pages: pages, shares: shares, pool: pool) { return refuse(handoff, reason) }
         let lent = min(lending.count, Self.lendable(pages: pages, shares))
@@ -156,31 +156,31 @@ package struct DecodeHandoffs: ~Copyable {
         }
         let terms = GrantTerms(
             handoff: handoff, decode: incarnation, slots: grant.lent + grant.slots, lent: lent, parts: parts)
-        handoffs[handoff] = Box(DecodeHandoff(grant: grant, terms: terms))
+        handoffs[handoff] = Box(ReceivingHandoff(grant: grant, terms: terms))
         return parts.indices.compactMap { terms.part($0).map { .bindLane($0) } } + [.sendGrant(terms)]
     }
 
     /// Ends a handoff; before the seal its slots wait for a proof.
-    package mutating func cancel(_ handoff: HandoffID, pool: inout SlotPool) -> [DecodeAction] {
+    package mutating func cancel(_ handoff: HandoffID, pool: inout SlotPool) -> [ReceivingAction] {
         abort(handoff, .cancel, pool: &pool)
     }
 
     /// The router has the word of these parts' writers that they have drained (or never asked them to write).
     package mutating func reclaim(
         _ handoff: HandoffID, _ parts: PartSet = .all, pool: inout SlotPool
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         abort(handoff, .drained(parts), pool: &pool)
     }
 
     /// The router wants the slots back without the help of these parts' writers.
     package mutating func fence(
         _ handoff: HandoffID, _ parts: PartSet = .all, pool: inout SlotPool
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         abort(handoff, .fence(parts), pool: &pool)
     }
 
     /// The router waits and asks what has become of a handoff: the last word on it is said again.
-    package func query(_ handoff: HandoffID) -> [DecodeAction] {
+    package func query(_ handoff: HandoffID) -> [ReceivingAction] {
         if let box = handoffs[handoff] {
             switch box.value.phase {
             case .sealed, .ending: return [.sendSealed(handoff)]
@@ -193,9 +193,9 @@ package struct DecodeHandoffs: ~Copyable {
     }
 
     /// Nobody will read or reclaim this router's handoffs any more: fence what is not sealed, end what is.
-    package mutating func routerLost(_ router: Incarnation, pool: inout SlotPool) -> [DecodeAction] {
+    package mutating func routerLost(_ router: Incarnation, pool: inout SlotPool) -> [ReceivingAction] {
         if isBroken(.routerLossIgnored) { return [] }
-        return open.filter { $0.router == router || isBroken(.decodeEndsOthers) }.flatMap { handoff in
+        return open.filter { $0.router == router || isBroken(.receiverEndsOthers) }.flatMap { handoff in
             apply(handoff) { $0.abort(.fence(.all), pool: &pool, counters: &$1) }
         }
     }
@@ -203,7 +203,7 @@ package struct DecodeHandoffs: ~Copyable {
     /// A deadline set by an action passed.
     package mutating func deadlinePassed(
         _ deadline: Deadline, _ handoff: HandoffID, pool: inout SlotPool
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         guard deadline == .drainBudget, let phase = handoffs[handoff]?.value.phase,
             phase == .draining || phase == .unbinding
         else { return [] }
@@ -220,17 +220,17 @@ package struct DecodeHandoffs: ~Copyable {
     // MARK: The engine
 
     /// A started sequence ended.
-    package mutating func finished(_ handoff: HandoffID, _ end: SequenceEnd) -> [DecodeAction] {
+    package mutating func finished(_ handoff: HandoffID, _ end: SequenceEnd) -> [ReceivingAction] {
         apply(handoff) { machine, _ in machine.finished(.finished(end), [.sendFinished(handoff, end)]) }
     }
 
     /// A started sequence could not be run, or not to its end.
     package mutating func sequenceFailed(
         _ handoff: HandoffID, _ cause: HandoffFailure.Cause = .computeFailed, retryable: Bool = true
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         apply(handoff) { machine, counters in
             counters.failures[cause, default: 0] += 1
-            let settlement = DecodeSettlement.failed(HandoffFailure(cause, retryable: retryable))
+            let settlement = ReceivingSettlement.failed(HandoffFailure(cause, retryable: retryable))
             return machine.finished(settlement, settlement.answer(handoff))
         }
     }
@@ -264,7 +264,7 @@ package struct DecodeHandoffs: ~Copyable {
 
     /// Refuses a handoff that is not known yet. For good: a repeated Reserve that came after its refusal would be
     /// granted what nobody waits for. For the driver's own reasons too, which this machine does not see.
-    package mutating func refuse(_ handoff: HandoffID, _ reason: RefusalReason) -> [DecodeAction] {
+    package mutating func refuse(_ handoff: HandoffID, _ reason: RefusalReason) -> [ReceivingAction] {
         if isBroken(.reserveGrantsTwice), handoffs[handoff] != nil { return [] }
         precondition(handoffs[handoff] == nil, "\(handoff) is granted and can't be refused")
         counters.refusals[reason, default: 0] += 1
@@ -276,7 +276,7 @@ package struct DecodeHandoffs: ~Copyable {
     package func isKnown(_ handoff: HandoffID) -> Bool { handoffs[handoff] != nil || settled[handoff] != nil }
 
     /// The answer to a Reserve of a handoff that is known already.
-    private mutating func repeatedReserve(_ handoff: HandoffID) -> [DecodeAction]? {
+    private mutating func repeatedReserve(_ handoff: HandoffID) -> [ReceivingAction]? {
         if let machine = handoffs[handoff], !isBroken(.reserveGrantsTwice) {
             counters.duplicates += 1
             return machine.value.phase == .granted ? [.sendGrant(machine.value.terms)] : []
@@ -284,15 +284,15 @@ package struct DecodeHandoffs: ~Copyable {
         return repeatSettlement(handoff)
     }
 
-    private mutating func repeatSettlement(_ handoff: HandoffID) -> [DecodeAction]? {
+    private mutating func repeatSettlement(_ handoff: HandoffID) -> [ReceivingAction]? {
         guard let settlement = settled[handoff] else { return nil }
         counters.duplicates += 1
         return settlement.answer(handoff)
     }
 
     private mutating func abort(
-        _ handoff: HandoffID, _ kind: DecodeHandoff.Abort, pool: inout SlotPool
-    ) -> [DecodeAction] {
+        _ handoff: HandoffID, _ kind: ReceivingHandoff.Abort, pool: inout SlotPool
+    ) -> [ReceivingAction] {
         if handoffs[handoff] != nil { return apply(handoff) { $0.abort(kind, pool: &pool, counters: &$1) } }
         switch settled[handoff] {
         case .refused, nil: break
@@ -306,8 +306,8 @@ package struct DecodeHandoffs: ~Copyable {
 
     /// Runs one event of one handoff, then keeps the lane table and the memory of settled ones in step with it.
     private mutating func apply(
-        _ handoff: HandoffID, _ event: (inout DecodeHandoff, inout HandoffCounters) -> [DecodeAction]
-    ) -> [DecodeAction] {
+        _ handoff: HandoffID, _ event: (inout ReceivingHandoff, inout HandoffCounters) -> [ReceivingAction]
+    ) -> [ReceivingAction] {
         guard let box = handoffs[handoff] else {
             counters.stale += 1
             return []

@@ -1,5 +1,5 @@
-/// What a decode node does next; performed in order, outside the machine.
-package enum DecodeAction: Sendable, Equatable {
+/// What a receiver does next; performed in order, outside the machine.
+package enum ReceivingAction: Sendable, Equatable {
     /// Let the part's lane write its slots for this handoff in this epoch.
     case bindLane(PartTerms)
     case sendGrant(GrantTerms)
@@ -27,8 +27,8 @@ package enum DecodeAction: Sendable, Equatable {
     case settled(HandoffID)
 }
 
-/// How a handoff ended on the decode node: the answer to every later message about it.
-enum DecodeSettlement: Sendable, Equatable {
+/// How a handoff ended on the receiver: the answer to every later message about it.
+enum ReceivingSettlement: Sendable, Equatable {
     case reclaimed(QuiescenceProof.Kind)
     case finished(SequenceEnd)
     /// The sequence was started and could not be run.
@@ -37,7 +37,7 @@ enum DecodeSettlement: Sendable, Equatable {
     case refused(RefusalReason)
 
     /// What the router is told, again and again.
-    func answer(_ handoff: HandoffID) -> [DecodeAction] {
+    func answer(_ handoff: HandoffID) -> [ReceivingAction] {
         switch self {
         case .reclaimed(let kind): [.sendReclaimed(handoff, kind)]
         case .finished(let end): [.repeatFinished(handoff, end)]
@@ -48,7 +48,7 @@ enum DecodeSettlement: Sendable, Equatable {
     }
 }
 
-/// One handoff on the decode node.
+/// One handoff on the receiver.
 ///
 ///     granted ──every part complete──▶ sealed ──cancel──▶ ending
 ///        │                               └───finished──┐    │ finished
@@ -59,7 +59,7 @@ enum DecodeSettlement: Sendable, Equatable {
 /// Each part ends by itself; while a handoff is quarantined its phase is that of the part that is farthest from its
 /// proof. Events that do not fit: from our own driver or engine they trap; from a peer they are counted as its fault;
 /// late and repeated ones are counted and dropped.
-struct DecodeHandoff: ~Copyable {
+struct ReceivingHandoff: ~Copyable {
     /// Where one part is on its way to its proof.
     enum Part: Sendable {
         /// Its lane may write.
@@ -72,12 +72,12 @@ struct DecodeHandoff: ~Copyable {
         case proven
     }
 
-    typealias Phase = DecodePhase
+    typealias Phase = ReceivingPhase
 
     let terms: GrantTerms
     private(set) var parts: [Part]
     private(set) var phase = Phase.granted
-    private(set) var settlement: DecodeSettlement?
+    private(set) var settlement: ReceivingSettlement?
     private var proofs: PartProofs
     /// While granted.
     private var grant: Grant?
@@ -103,7 +103,7 @@ struct DecodeHandoff: ~Copyable {
     /// `matching`: whether the digests of what landed are those of the record.
     mutating func completion(
         _ part: Int, _ record: CompletionRecord, matching: Bool, pool: inout SlotPool, counters: inout HandoffCounters
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         let isForeign = isBroken(.recordOfAnotherPart) && parts.indices.contains(record.part)
         let part = isForeign ? record.part : part
         guard case .writing = parts[part], phase != .sealed, phase != .ending else {
@@ -121,7 +121,7 @@ struct DecodeHandoff: ~Copyable {
             counters.digestMismatches += 1
             let failed = fail(.digestMismatch, pool: &pool, &counters)
             parts[part] = .fencing
-            let evidence: [DecodeAction] = failed.isEmpty ? [] : [.dumpEvidence(id, terms.slots)]
+            let evidence: [ReceivingAction] = failed.isEmpty ? [] : [.dumpEvidence(id, terms.slots)]
             return [.fenceLane(lane)] + failed + evidence + advance(pool: &pool, &counters)
         }
         prove(part, .writeComplete)
@@ -131,7 +131,7 @@ struct DecodeHandoff: ~Copyable {
     /// The lane's answer to `unbindLane`.
     mutating func laneUnbound(
         _ part: Int, _ answer: LaneUnbinding, pool: inout SlotPool, counters: inout HandoffCounters
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         switch parts[part] {
         case .unbinding where answer == .quiet || answer == .unknown && isBroken(.unknownCountsAsDrained):
             prove(part, .drained)
@@ -151,7 +151,7 @@ struct DecodeHandoff: ~Copyable {
     /// A part's lane is closed and its receive thread has left the slab.
     mutating func laneClosed(
         _ part: Int, pool: inout SlotPool, counters: inout HandoffCounters
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         if case .proven = parts[part] { return [] }
         let failed = fail(.laneLost, pool: &pool, &counters)
         prove(part, .fenced)
@@ -162,7 +162,7 @@ struct DecodeHandoff: ~Copyable {
 
     /// How the router, or its loss, ends a handoff.
     enum Abort {
-        /// Cancel: the prefill nodes are asked to drain.
+        /// Cancel: the senders are asked to drain.
         case cancel
         /// Reclaim: the writers of these parts have drained.
         case drained(PartSet)
@@ -172,7 +172,7 @@ struct DecodeHandoff: ~Copyable {
 
     mutating func abort(
         _ abort: Abort, pool: inout SlotPool, counters: inout HandoffCounters
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         switch phase {
         case .granted:
             giveUp(pool: &pool)
@@ -193,7 +193,7 @@ struct DecodeHandoff: ~Copyable {
     // MARK: The engine
 
     /// The sequence ended, for whatever reason.
-    mutating func finished(_ settlement: DecodeSettlement, _ actions: [DecodeAction]) -> [DecodeAction] {
+    mutating func finished(_ settlement: ReceivingSettlement, _ actions: [ReceivingAction]) -> [ReceivingAction] {
         precondition(phase == .sealed || phase == .ending, "\(id) finished, but was never started")
         settle(settlement)
         return actions + [.settled(id)]
@@ -202,8 +202,8 @@ struct DecodeHandoff: ~Copyable {
     // MARK: Private
 
     /// What an abort makes of parts that may still be written.
-    private mutating func end(_ abort: Abort) -> [DecodeAction] {
-        var actions: [DecodeAction] = []
+    private mutating func end(_ abort: Abort) -> [ReceivingAction] {
+        var actions: [ReceivingAction] = []
         for (number, part) in terms.parts.enumerated() {
             switch (abort, parts[number]) {
             case (.drained(let set), .writing) where set.has(number) && isBroken(.reclaimWithoutLane):
@@ -225,7 +225,7 @@ struct DecodeHandoff: ~Copyable {
     /// Ends the grant, for this reason, unless it has ended: then there is nobody to tell.
     private mutating func fail(
         _ cause: HandoffFailure.Cause, pool: inout SlotPool, _ counters: inout HandoffCounters
-    ) -> [DecodeAction] {
+    ) -> [ReceivingAction] {
         guard phase == .granted else { return [] }
         giveUp(pool: &pool)
         return [.sendFailed(id, failure(cause, &counters))]
@@ -243,7 +243,7 @@ struct DecodeHandoff: ~Copyable {
 
     /// Where the parts have brought the handoff: the one place where granted slots become readable, and the one where
     /// quarantined slots become free.
-    private mutating func advance(pool: inout SlotPool, _ counters: inout HandoffCounters) -> [DecodeAction] {
+    private mutating func advance(pool: inout SlotPool, _ counters: inout HandoffCounters) -> [ReceivingAction] {
         if let grant = grant.take() {
             guard let proof = proofs.whole(.sealWithOnePartMissing) else {
                 self.grant = consume grant
@@ -283,7 +283,7 @@ struct DecodeHandoff: ~Copyable {
         return phase
     }
 
-    private mutating func settle(_ settlement: DecodeSettlement) {
+    private mutating func settle(_ settlement: ReceivingSettlement) {
         phase = .settled
         self.settlement = settlement
     }

@@ -1,6 +1,6 @@
-/// All handoffs of a prefill node, with the lanes they use. Sits behind the node's one mutex. O(1) per event and
+/// All handoffs of a sender, with the lanes they use. Sits behind the node's one mutex. O(1) per event and
 /// posted range, except the loss of a router.
-package struct PrefillHandoffs: ~Copyable {
+package struct SendingHandoffs: ~Copyable {
     package struct Limits: Sendable {
         package var openMax: Int
         package var settledMax: Int
@@ -21,7 +21,7 @@ package struct PrefillHandoffs: ~Copyable {
 
     private let shape: PageShape
     private let limits: Limits
-    private var handoffs: [HandoffID: Box<PrefillHandoff>] = [:]
+    private var handoffs: [HandoffID: Box<SendingHandoff>] = [:]
     /// Open lanes and the handoffs with writes on them: one, or a new one behind one that only awaits its last
     /// acknowledgement.
     private var lanes: [LaneKey: [HandoffID]] = [:]
@@ -51,7 +51,7 @@ package struct PrefillHandoffs: ~Copyable {
         }
     }
 
-    /// Lanes to this decode node that no handoff writes on, and those that one does.
+    /// Lanes to this receiver that no handoff writes on, and those that one does.
     package func laneCounts(to decode: Incarnation) -> (idle: Int, busy: Int) {
         let all = lanes.filter { $0.key.decode == decode }
         let idle = all.count { $0.value.isEmpty }
@@ -66,7 +66,7 @@ package struct PrefillHandoffs: ~Copyable {
     }
 
     /// The lane is closed, by whichever side, and its sender has left the slab.
-    package mutating func laneClosed(_ lane: LaneKey) -> [PrefillAction] {
+    package mutating func laneClosed(_ lane: LaneKey) -> [SendingAction] {
         guard let users = lanes.removeValue(forKey: lane) else {
             counters.stale += 1
             return []
@@ -74,19 +74,19 @@ package struct PrefillHandoffs: ~Copyable {
         return users.flatMap { user in apply(user) { $0.laneClosed(counters: &$1) } }
     }
 
-    /// The decode node has landed `records` records of the handoff, counted from its first.
+    /// The receiver has landed `records` records of the handoff, counted from its first.
     package mutating func acknowledged(
         _ lane: LaneKey, _ handoff: HandoffID, _ epoch: LaneEpoch, records: Int
-    ) -> [PrefillAction] {
+    ) -> [SendingAction] {
         let handoff = isBroken(.answerOfAnotherUse) ? lanes[lane]?.last ?? handoff : handoff
         guard isCurrent(lane, handoff, epoch) else { return [] }
         return apply(handoff) { $0.acknowledged(records: records, counters: &$1) }
     }
 
-    /// The decode node has the handoff's completion record.
+    /// The receiver has the handoff's completion record.
     package mutating func completionAcknowledged(
         _ lane: LaneKey, _ handoff: HandoffID, _ epoch: LaneEpoch
-    ) -> [PrefillAction] {
+    ) -> [SendingAction] {
         let handoff = isBroken(.answerOfAnotherUse) ? lanes[lane]?.last ?? handoff : handoff
         guard isCurrent(lane, handoff, epoch) else { return [] }
         return apply(handoff) { $0.completionAcknowledged(counters: &$1) }
@@ -95,7 +95,7 @@ package struct PrefillHandoffs: ~Copyable {
     // MARK: The router
 
     /// Computes a prompt of `pages` pages and writes its part of it where the grant says.
-    package mutating func prefill(_ terms: PartTerms, pages: Int) -> [PrefillAction] {
+    package mutating func prefill(_ terms: PartTerms, pages: Int) -> [SendingAction] {
         let id = terms.handoff
         if handoffs[id] != nil {
             counters.duplicates += 1
@@ -108,12 +108,12 @@ package struct PrefillHandoffs: ~Copyable {
             return [.sendFailed(id, failure), .sendDrained(id, posted: 0, completed: 0), .settled(id)]
         }
         lanes[terms.key, default: []].append(id)
-        handoffs[id] = Box(PrefillHandoff(terms: terms, layers: shape.layerCount))
+        handoffs[id] = Box(SendingHandoff(terms: terms, layers: shape.layerCount))
         return [.sendAccepted(id), .startCompute(id)]
     }
 
     /// Stops the handoff; answered by Drained once no write is under way.
-    package mutating func cancel(_ handoff: HandoffID) -> [PrefillAction] {
+    package mutating func cancel(_ handoff: HandoffID) -> [SendingAction] {
         if handoffs[handoff] != nil {
             return apply(handoff) { $0.stop([.cancelCompute(handoff)], counters: &$1) }
         }
@@ -123,30 +123,30 @@ package struct PrefillHandoffs: ~Copyable {
         return [.sendDrained(handoff, posted: 0, completed: 0)]
     }
 
-    /// The decode node has sealed; answered by Drained too.
-    package mutating func release(_ handoff: HandoffID) -> [PrefillAction] {
+    /// The receiver has sealed; answered by Drained too.
+    package mutating func release(_ handoff: HandoffID) -> [SendingAction] {
         if handoffs[handoff] != nil { return apply(handoff) { $0.release(counters: &$1) } }
         return repeatSettlement(handoff) ?? [.sendDrained(handoff, posted: 0, completed: 0)]
     }
 
     /// The router waits and asks what has become of a handoff it knows was accepted: the last word on it is said
     /// again.
-    package func query(_ handoff: HandoffID) -> [PrefillAction] {
+    package func query(_ handoff: HandoffID) -> [SendingAction] {
         if let box = handoffs[handoff] { return box.value.query() }
         let (posted, completed) = settled[handoff] ?? (0, 0)
         return [.sendDrained(handoff, posted: posted, completed: completed)]
     }
 
     /// Nobody will cancel or release this router's handoffs any more.
-    package mutating func routerLost(_ router: Incarnation) -> [PrefillAction] {
+    package mutating func routerLost(_ router: Incarnation) -> [SendingAction] {
         if isBroken(.routerLossIgnored) { return [] }
-        return open.filter { $0.router == router || isBroken(.prefillEndsOthers) }.flatMap { handoff in
+        return open.filter { $0.router == router || isBroken(.senderEndsOthers) }.flatMap { handoff in
             apply(handoff) { $0.stop([.cancelCompute(handoff)], counters: &$1) }
         }
     }
 
     /// A deadline set by an action passed.
-    package mutating func deadlinePassed(_ deadline: Deadline, _ handoff: HandoffID) -> [PrefillAction] {
+    package mutating func deadlinePassed(_ deadline: Deadline, _ handoff: HandoffID) -> [SendingAction] {
         guard deadline == .laneDrain, !isBroken(.laneDrainWithoutEnd), let box = handoffs[handoff],
             box.value.awaitsOnlyAcknowledgements
         else { return [] }
@@ -156,7 +156,7 @@ package struct PrefillHandoffs: ~Copyable {
     // MARK: The engine
 
     /// The engine has a block table for the prompt.
-    package mutating func started(_ handoff: HandoffID, sources: [SlotRef]) -> [PrefillAction] {
+    package mutating func started(_ handoff: HandoffID, sources: [SlotRef]) -> [SendingAction] {
         apply(handoff) { machine, counters in
             machine.started(sources: sources, counters: &counters)
             return []
@@ -166,13 +166,13 @@ package struct PrefillHandoffs: ~Copyable {
     /// Some layers of some pages (positions in the block table) are final. Layers of a page come in order.
     package mutating func pagesReady(
         _ handoff: HandoffID, layers: Range<Int>, pages: Range<Int>
-    ) -> [PrefillAction] {
+    ) -> [SendingAction] {
         let shape = self.shape
         return apply(handoff) { $0.pagesReady(layers: layers, pages: pages, shape: shape, counters: &$1) }
     }
 
     /// The engine gave up on the prompt.
-    package mutating func computeFailed(_ handoff: HandoffID, retryable: Bool) -> [PrefillAction] {
+    package mutating func computeFailed(_ handoff: HandoffID, retryable: Bool) -> [SendingAction] {
         apply(handoff) { machine, counters in
             guard machine.phase == .computing || machine.phase == .writing else {
                 counters.stale += 1
@@ -194,12 +194,12 @@ package struct PrefillHandoffs: ~Copyable {
             return HandoffFailure(.laneLost)
         }
         guard handoffs.count < limits.openMax else { return HandoffFailure(.computeFailed) }
-        let over: Set<PrefillHandoff.Phase> = [.completing, .draining]
+        let over: Set<SendingHandoff.Phase> = [.completing, .draining]
         let free = users.allSatisfy { user in handoffs[user].map { over.contains($0.value.phase) } ?? true }
         return free ? nil : HandoffFailure(.badGrant)
     }
 
-    private mutating func repeatSettlement(_ handoff: HandoffID) -> [PrefillAction]? {
+    private mutating func repeatSettlement(_ handoff: HandoffID) -> [SendingAction]? {
         guard let (posted, completed) = settled[handoff] else { return nil }
         counters.duplicates += 1
         return [.sendDrained(handoff, posted: posted, completed: completed)]
@@ -217,8 +217,8 @@ package struct PrefillHandoffs: ~Copyable {
 
     /// Runs one event of one handoff, then keeps the lane table and the memory of settled ones in step with it.
     private mutating func apply(
-        _ handoff: HandoffID, _ event: (inout PrefillHandoff, inout HandoffCounters) -> [PrefillAction]
-    ) -> [PrefillAction] {
+        _ handoff: HandoffID, _ event: (inout SendingHandoff, inout HandoffCounters) -> [SendingAction]
+    ) -> [SendingAction] {
         guard let box = handoffs[handoff] else {
             counters.stale += 1
             return []

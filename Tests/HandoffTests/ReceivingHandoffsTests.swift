@@ -4,7 +4,7 @@ import Testing
 /// A decode node with one lane of `prefillP`, driven by hand.
 private struct Decode: ~Copyable {
     var pool = SlotPool(slotCount: 8)
-    var handoffs = DecodeHandoffs(incarnation: decodeD, layers: 4)
+    var handoffs = ReceivingHandoffs(incarnation: decodeD, layers: 4)
     let id = handoff(1)
     let lane = LaneID(7)
 
@@ -17,7 +17,7 @@ private struct Decode: ~Copyable {
         return terms
     }
 
-    mutating func seal(_ terms: GrantTerms, matching: Bool = true) -> [DecodeAction] {
+    mutating func seal(_ terms: GrantTerms, matching: Bool = true) -> [ReceivingAction] {
         handoffs.completion(terms.lane, terms.epoch, record(terms), matching: matching, pool: &pool)
     }
 
@@ -39,11 +39,11 @@ private struct Decode: ~Copyable {
     }
 }
 
-private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [DecodeAction] {
+private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [ReceivingAction] {
     [.clearDeadline(.drainBudget, id), .sendReclaimed(id, kind), .settled(id)]
 }
 
-@Suite struct DecodeHandoffsTests {
+@Suite struct ReceivingHandoffsTests {
     @Test func theStraightPath() throws {
         var node = Decode()
         let id = node.id
@@ -63,7 +63,7 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
 
     @Test func refusals() throws {
         var node = Decode()
-        func reason(_ actions: [DecodeAction]) -> RefusalReason? {
+        func reason(_ actions: [ReceivingAction]) -> RefusalReason? {
             if case .sendRefused(_, let reason)? = actions.first { reason } else { nil }
         }
         let none = node.handoffs.reserve(handoff(2), pages: 0, shares: [Share(writer: prefillP)], pool: &node.pool)
@@ -304,7 +304,7 @@ private func reclaimed(_ id: HandoffID, _ kind: QuiescenceProof.Kind) -> [Decode
 
     @Test func theMemoryOfSettledHandoffsIsBounded() {
         var pool = SlotPool(slotCount: 1)
-        var handoffs = DecodeHandoffs(incarnation: decodeD, layers: 4, limits: .init(openMax: 1, settledMax: 4))
+        var handoffs = ReceivingHandoffs(incarnation: decodeD, layers: 4, limits: .init(openMax: 1, settledMax: 4))
         for request in 0..<10 as Range<UInt64> { _ = handoffs.cancel(handoff(request), pool: &pool) }
         let known = handoffs.counters.duplicates
         _ = handoffs.cancel(handoff(9), pool: &pool)

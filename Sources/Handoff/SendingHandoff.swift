@@ -1,5 +1,5 @@
-/// What a prefill node does next; performed in order, outside the machine.
-package enum PrefillAction: Sendable, Equatable {
+/// What a sender does next; performed in order, outside the machine.
+package enum SendingAction: Sendable, Equatable {
     case startCompute(HandoffID)
     /// The order was taken: it need not be sent again.
     case sendAccepted(HandoffID)
@@ -23,7 +23,7 @@ package enum PrefillAction: Sendable, Equatable {
     case settled(HandoffID)
 }
 
-/// One handoff on the prefill node: its part of it, for the engine computes the whole prompt.
+/// One handoff on the sender: its part of it, for the engine computes the whole prompt.
 ///
 ///     computing ──started──▶ writing ──all posted──▶ completing ──acknowledged──▶ written ──release──▶ settled
 ///         └───────────cancel, failure──▶ draining ──all acknowledged, lane closed──▶ settled
@@ -31,7 +31,7 @@ package enum PrefillAction: Sendable, Equatable {
 /// Source pages are unpinned on the way into written or settled and nowhere else. They do not wait for the other parts
 /// of the handoff: two nodes that held pages until the other has written would wait for each other for ever. Events from the engine that do not fit
 /// trap, unless a cancel made them late; events of a peer that do not fit are its fault and close the lane.
-struct PrefillHandoff: ~Copyable {
+struct SendingHandoff: ~Copyable {
     enum State: ~Copyable {
         /// The engine has been asked; nothing is posted. Becomes writing or settled.
         case computing(WriteProgress)
@@ -39,7 +39,7 @@ struct PrefillHandoff: ~Copyable {
         case writing(WriteProgress)
         /// Everything and the completion record is posted. Becomes written, draining or settled.
         case completing(WriteProgress)
-        /// The decode node has it all; nothing is pinned. Becomes settled.
+        /// The receiver has it all; nothing is pinned. Becomes settled.
         case written(WriteProgress)
         /// Nothing more is posted; posted writes may still read the source pages. `recordPosted`: the
         /// completion record is among them. Becomes settled.
@@ -48,7 +48,7 @@ struct PrefillHandoff: ~Copyable {
         case settled(posted: Int, completed: Int)
     }
 
-    typealias Phase = PrefillPhase
+    typealias Phase = SendingPhase
 
     let terms: PartTerms
     private var state: State
@@ -103,11 +103,11 @@ struct PrefillHandoff: ~Copyable {
 
     mutating func pagesReady(
         layers: Range<Int>, pages: Range<Int>, shape: PageShape, counters: inout HandoffCounters
-    ) -> [PrefillAction] {
+    ) -> [SendingAction] {
         let terms = self.terms
         // The engine goes on with what others write after the last of this part is posted.
         guard layers.overlaps(terms.layers), pages.overlaps(terms.pages) else { return [] }
-        var actions: [PrefillAction] = []
+        var actions: [SendingAction] = []
         switch consume self.state {
         case .writing(var progress):
             progress.ready(layers: layers, pages: pages, shape: shape)
@@ -126,10 +126,10 @@ struct PrefillHandoff: ~Copyable {
 
     // MARK: The lane
 
-    /// The decode node has landed `records` records of this handoff altogether.
-    mutating func acknowledged(records: Int, counters: inout HandoffCounters) -> [PrefillAction] {
+    /// The receiver has landed `records` records of this handoff altogether.
+    mutating func acknowledged(records: Int, counters: inout HandoffCounters) -> [SendingAction] {
         let terms = self.terms
-        var actions: [PrefillAction] = []
+        var actions: [SendingAction] = []
         switch consume self.state {
         case .writing(var progress):
             if progress.acknowledge(records) {
@@ -162,10 +162,10 @@ struct PrefillHandoff: ~Copyable {
         return actions
     }
 
-    /// The decode node has the completion record and all before it.
-    mutating func completionAcknowledged(counters: inout HandoffCounters) -> [PrefillAction] {
+    /// The receiver has the completion record and all before it.
+    mutating func completionAcknowledged(counters: inout HandoffCounters) -> [SendingAction] {
         let terms = self.terms
-        var actions: [PrefillAction] = []
+        var actions: [SendingAction] = []
         switch consume self.state {
         case .completing(var progress):
             progress.completed = progress.posted
@@ -201,9 +201,9 @@ struct PrefillHandoff: ~Copyable {
     }
 
     /// The lane is closed and its sender has left the slab.
-    mutating func laneClosed(counters: inout HandoffCounters) -> [PrefillAction] {
+    mutating func laneClosed(counters: inout HandoffCounters) -> [SendingAction] {
         let terms = self.terms
-        var actions: [PrefillAction] = []
+        var actions: [SendingAction] = []
         switch consume self.state {
         case .computing(let progress):
             actions = Self.laneLost(terms.handoff, &counters)
@@ -236,7 +236,7 @@ struct PrefillHandoff: ~Copyable {
     // MARK: The router
 
     /// Stops posting, and settles once nothing posted is under way. `reason` is what to do first.
-    mutating func stop(_ reason: [PrefillAction], counters: inout HandoffCounters) -> [PrefillAction] {
+    mutating func stop(_ reason: [SendingAction], counters: inout HandoffCounters) -> [SendingAction] {
         let terms = self.terms
         var actions = reason
         switch consume self.state {
@@ -268,8 +268,8 @@ struct PrefillHandoff: ~Copyable {
         return actions
     }
 
-    /// The decode node has sealed: the source pages are not needed any more.
-    mutating func release(counters: inout HandoffCounters) -> [PrefillAction] {
+    /// The receiver has sealed: the source pages are not needed any more.
+    mutating func release(counters: inout HandoffCounters) -> [SendingAction] {
         switch phase {
         case .computing, .writing:
             // Nobody can have sealed what is not written. Whatever the router believes, it is done with us.
@@ -296,7 +296,7 @@ struct PrefillHandoff: ~Copyable {
     }
 
     /// What the router would know if no message were ever lost.
-    func query() -> [PrefillAction] {
+    func query() -> [SendingAction] {
         switch state {
         case .written(let progress): [.sendWritten(terms.handoff, bytes: progress.bytes)]
         // Of these it will hear.
@@ -308,7 +308,7 @@ struct PrefillHandoff: ~Copyable {
 
     /// Posts what may be posted, and the completion record behind the last of it.
     private static func post(
-        _ progress: consuming WriteProgress, _ actions: inout [PrefillAction], _ counters: inout HandoffCounters
+        _ progress: consuming WriteProgress, _ actions: inout [SendingAction], _ counters: inout HandoffCounters
     ) -> Self {
         let terms = progress.terms
         let records = progress.posted
@@ -322,18 +322,18 @@ struct PrefillHandoff: ~Copyable {
     }
 
     /// The lane's peer acknowledged what it can't have: it is not to be trusted with this lane.
-    private static func refuse(_ key: LaneKey, _ counters: inout HandoffCounters) -> [PrefillAction] {
+    private static func refuse(_ key: LaneKey, _ counters: inout HandoffCounters) -> [SendingAction] {
         counters.peerFaults += 1
         return [.closeLane(key)]
     }
 
-    private static func laneLost(_ handoff: HandoffID, _ counters: inout HandoffCounters) -> [PrefillAction] {
+    private static func laneLost(_ handoff: HandoffID, _ counters: inout HandoffCounters) -> [SendingAction] {
         [.sendFailed(handoff, failure(.laneLost, &counters)), .cancelCompute(handoff)]
     }
 
     /// The one place where source pages are unpinned. An engine that goes on with what others write is stopped.
     private static func unpin(
-        _ progress: inout WriteProgress, _ actions: inout [PrefillAction], _ counters: inout HandoffCounters
+        _ progress: inout WriteProgress, _ actions: inout [SendingAction], _ counters: inout HandoffCounters
     ) {
         if progress.isUnpinned { return }
         if progress.isFullyPosted, progress.endsEarly { actions.append(.cancelCompute(progress.id)) }
@@ -343,7 +343,7 @@ struct PrefillHandoff: ~Copyable {
     }
 
     private static func settle(
-        _ progress: consuming WriteProgress, _ actions: inout [PrefillAction], _ counters: inout HandoffCounters
+        _ progress: consuming WriteProgress, _ actions: inout [SendingAction], _ counters: inout HandoffCounters
     ) -> Self {
         actions.append(.clearDeadline(.laneDrain, progress.id))
         unpin(&progress, &actions, &counters)

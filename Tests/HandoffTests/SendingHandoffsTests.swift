@@ -3,7 +3,7 @@ import Testing
 
 private struct Prefill: ~Copyable {
     static let layers = 4
-    var handoffs = PrefillHandoffs(shape: PageShape(layers: Prefill.layers, layerBytes: 100))
+    var handoffs = SendingHandoffs(shape: PageShape(layers: Prefill.layers, layerBytes: 100))
     let lane = LaneKey(decode: decodeD, lane: LaneID(3))
     let id = handoff(1)
     let terms: PartTerms
@@ -25,21 +25,21 @@ private struct Prefill: ~Copyable {
         _ = handoffs.started(id, sources: sources)
     }
 
-    mutating func ready(_ layers: Range<Int>) -> [PrefillAction] {
+    mutating func ready(_ layers: Range<Int>) -> [SendingAction] {
         handoffs.pagesReady(id, layers: layers, pages: pages)
     }
 
-    mutating func acknowledge(_ records: Int) -> [PrefillAction] {
+    mutating func acknowledge(_ records: Int) -> [SendingAction] {
         handoffs.acknowledged(lane, id, terms.epoch, records: records)
     }
 
-    func drained(_ posted: Int, _ completed: Int, isUnpinned: Bool = false) -> [PrefillAction] {
+    func drained(_ posted: Int, _ completed: Int, isUnpinned: Bool = false) -> [SendingAction] {
         [.clearDeadline(.laneDrain, id)] + (isUnpinned ? [] : [.unpin(id)])
             + [.sendDrained(id, posted: posted, completed: completed), .settled(id)]
     }
 }
 
-@Suite struct PrefillHandoffsTests {
+@Suite struct SendingHandoffsTests {
     @Test func theStraightPath() {
         var node = Prefill()
         node.start()
@@ -69,7 +69,7 @@ private struct Prefill: ~Copyable {
 
     @Test func writesInFlightAreBoundedAndWhatWaitsIsMerged() {
         let layers = WriteLimits.recordsInFlightMax + 3
-        var handoffs = PrefillHandoffs(shape: PageShape(layers: layers, layerBytes: 100))
+        var handoffs = SendingHandoffs(shape: PageShape(layers: layers, layerBytes: 100))
         let model = Prefill(pages: 1, layers: layers)
         handoffs.laneOpened(model.lane)
         _ = handoffs.prefill(model.terms, pages: 1)
