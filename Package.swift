@@ -100,9 +100,7 @@ let modules: [Module] = [
         name: "Node",
         uses: [
             "Engine", "Handoff", "Transport", "Messages", "Cores", "Threads", "HostProcess", "ControlPlane",
-            "Telemetry", "Kernels",
-            "ModelFormat",
-            "Tokenization", "OrderedJSON",
+            "Telemetry", "Kernels", "OrderedJSON",
         ],
         packages: [.hummingbird, .log, .lifecycle, .arguments, .nio], isTestable: true),
     Module(
@@ -124,7 +122,7 @@ let modules: [Module] = [
         packages: [.hummingbird, .arguments, .log, .lifecycle, .subprocess, .httpClient, .nio]),
     Module(
         name: "prefill-node", kind: .executable,
-        uses: ["Node", "Engine", "Messages", "ControlPlane", "Kernels", "ModelFormat", "OrderedJSON", "Tokenization"],
+        uses: ["Node", "Engine", "Messages", "ControlPlane", "Kernels", "OrderedJSON", "Tokenization"],
         packages: [.arguments, .log]),
     Module(
         name: "decode-node", kind: .executable, uses: ["Node", "Engine", "Messages", "ControlPlane"],
@@ -132,7 +130,7 @@ let modules: [Module] = [
     Module(
         name: "bench", kind: .executable,
         uses: [
-            "Engine", "Kernels", "ModelFormat", "Transport", "Handoff", "OrderedJSON", "SeededRandom", "Threads",
+            "Engine", "Kernels", "Transport", "Handoff", "OrderedJSON", "SeededRandom", "Threads",
         ],
         packages: [.arguments]),
     Module(name: "simulate", kind: .executable, uses: ["Simulation", "Handoff"], packages: [.arguments]),

@@ -60,6 +60,15 @@ enum Layers {
                 findings.append(finding(row, "may not use the package \(package)"))
             }
         }
+        for row in manifest where !row.module.hasSuffix("Tests") {
+            guard let allowed = law[row.module] else { continue }
+            for unused in allowed.mayUse.subtracting(row.mayUse).sorted() {
+                findings.append(finding(row, "may use \(unused) by docs/architecture.md, but does not"))
+            }
+            for unused in allowed.packages.subtracting(row.packages).sorted() {
+                findings.append(finding(row, "may use the package \(unused) by docs/architecture.md, but does not"))
+            }
+        }
         let declared = Set(manifest.map(\.module))
         for row in document where !declared.contains(row.module) {
             findings.append(finding(row, "is in docs/architecture.md but not in Package.swift"))
@@ -84,6 +93,20 @@ enum Layers {
             findings.append(Finding(path: file.path, line: index + 1, message: "\(module) may not import \(imported)"))
         }
         return findings
+    }
+
+    /// Arrows that the manifest has and no source file follows. Tests may need what they only start.
+    static func unused(_ files: [SourceFile], manifest: [Row]) -> [Finding] {
+        var imported: [String: Set<String>] = [:]
+        for file in files where file.isSwift {
+            guard let module = file.module, let code = file.blanked?.code else { continue }
+            for line in code { if let name = importedModule(line) { imported[module, default: []].insert(name) } }
+        }
+        return manifest.filter { !$0.module.hasSuffix("Tests") && imported[$0.module] != nil }.flatMap { row in
+            row.mayUse.subtracting(imported[row.module] ?? []).sorted().map {
+                finding(row, "lists \($0), which none of its files imports")
+            }
+        }
     }
 
     /// The module that an import line names: `package import struct Handoff.SlotRef` names `Handoff`.

@@ -88,6 +88,18 @@ import Testing
         #expect(Layers.imports(file, manifest: manifest).map(\.line) == [2])
     }
 
+    @Test func unusedArrowsAreFound() {
+        let manifest = [
+            Layers.Row(module: "Engine", mayUse: ["Handoff", "Kernels"], packages: []),
+            Layers.Row(module: "EngineTests", mayUse: ["router"], packages: []),
+        ]
+        let files = [source("package import Handoff\n", path: "Sources/Engine/Step.swift")]
+        #expect(
+            Layers.unused(files, manifest: manifest).map(\.message) == [
+                "Engine lists Kernels, which none of its files imports"
+            ])
+    }
+
     @Test func disagreementsWithTheArchitectureAreFound() {
         let law = Layers.rows(ofDocument: [
             "| `A` | holds | – | – |", "| `B` | holds | A | log |", "| `C` | x | A | – |",
@@ -100,7 +112,9 @@ import Testing
             Layers.Row(module: "ATests", mayUse: ["B"], packages: []),
         ]
         let messages = Layers.disagreements(document: law, manifest: manifest).map(\.message)
-        #expect(messages.count == 4)
+        #expect(messages.count == 6)
+        #expect(messages.contains("B may use A by docs/architecture.md, but does not"))
+        #expect(messages.contains("B may use the package log by docs/architecture.md, but does not"))
         #expect(messages.contains("A may not use B"))
         #expect(messages.contains("A may not use the package nio"))
     }

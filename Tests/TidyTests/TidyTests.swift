@@ -28,6 +28,10 @@ import Testing
         expectNone(SourceTree.files.flatMap { Layers.imports($0, manifest: manifest) })
     }
 
+    @Test func noArrowIsUnused() throws {
+        expectNone(Layers.unused(SourceTree.files, manifest: try manifest()))
+    }
+
     @Test func functionsAreShort() { expectNone(SourceTree.files.flatMap(Length.functions)) }
     @Test func filesAreShort() { expectNone(SourceTree.files.flatMap(Length.file)) }
     @Test func noBannedCalls() { expectNone(SourceTree.files.flatMap(BannedCalls.check)) }
