@@ -7,14 +7,15 @@ import struct
 
 _HELLO = struct.Struct("<QIIQQQQ")
 _HELLO_ANSWER = struct.Struct("<QIIII")
-_HEADER = struct.Struct("<IIIIQQII")
+# Magic, kind, count, epoch, router, request, attempt, part, sequence.
+_HEADER = struct.Struct("<IIIIQQIII")
 _RANGE = struct.Struct("<IIIII")
 _COMPLETION_HEAD = struct.Struct("<II")
 _SLOT = struct.Struct("<II")
 _HELLO_MAGIC = 0x314E4C4E4F544142
 _FRAME_MAGIC = 0x43455242
 DATA, COMPLETION, READY = 1, 2, 5
-_VERSION = 2
+_VERSION = 3
 _XXH3_PER_LAYER = 1
 
 
@@ -38,7 +39,7 @@ class Lane:
         _, status, self.number, _, reason = _HELLO_ANSWER.unpack(answer)
         if status:
             raise ConnectionError(self.socket.recv(reason).decode())
-        self.socket.sendall(_HEADER.pack(_FRAME_MAGIC, READY, 0, 0, 0, 0, 0, 0))
+        self.socket.sendall(_HEADER.pack(_FRAME_MAGIC, READY, 0, 0, 0, 0, 0, 0, 0))
         self.socket.settimeout(None)
 
     def is_alive(self):
@@ -54,7 +55,7 @@ class Lane:
 def record(grant, sequence, page, page_bytes):
     """Header and range of a record that carries one whole page."""
     slot, generation = grant.slots[page]
-    header = _HEADER.pack(_FRAME_MAGIC, DATA, 1, grant.epoch, grant.router, grant.request, grant.attempt, sequence)
+    header = _HEADER.pack(_FRAME_MAGIC, DATA, 1, grant.epoch, grant.router, grant.request, grant.attempt, 0, sequence)
     return header + _RANGE.pack(page, slot, generation, 0, page_bytes)
 
 
@@ -62,7 +63,7 @@ def completion(grant, sequence, digests):
     """The completion record of a grant all of whose pages are alike, with these digests of their layers."""
     count = len(grant.slots)
     header = _HEADER.pack(
-        _FRAME_MAGIC, COMPLETION, count, grant.epoch, grant.router, grant.request, grant.attempt, sequence
+        _FRAME_MAGIC, COMPLETION, count, grant.epoch, grant.router, grant.request, grant.attempt, 0, sequence
     )
     layers = struct.pack(f"<{len(digests)}Q", *digests)
     pages = b"".join(_SLOT.pack(slot, generation) + layers for slot, generation in grant.slots)

@@ -45,13 +45,14 @@ class Grant:
         grant = decode(data)
         handoff = decode(grant[1][0])
         slots = [decode(slot) for slot in grant[5]]
+        part = decode(grant[7][0])
         return Grant(
             router=handoff[1][0],
             request=handoff.get(2, [0])[0],
             attempt=handoff[3][0],
             decode=grant[2][0],
-            lane=grant.get(3, [0])[0],
-            epoch=grant.get(4, [0])[0],
+            lane=part.get(2, [0])[0],
+            epoch=part.get(3, [0])[0],
             slots=tuple((slot.get(1, [0])[0], slot.get(2, [0])[0]) for slot in slots),
         )
 
@@ -97,7 +98,7 @@ class Sender:
             5: has["page_tokens"], 6: has["page_bytes"],
         }  # fmt: skip
         return {
-            1: 1, 2: "late-sender", 3: 1, 4: Fixed64(self.incarnation), 5: compatibility, 6: "chaos",
+            1: 2, 2: "late-sender", 3: 1, 4: Fixed64(self.incarnation), 5: compatibility, 6: "chaos",
             9: self.settings["pages"], 10: 4096, 11: 64, 12: "0", 13: self.settings["lanes"],
         }  # fmt: skip
 
